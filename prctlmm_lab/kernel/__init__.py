@@ -1,0 +1,1 @@
+"""What the kernel knows and says: the struct, /proc, the rules, the effects, the facts."""

@@ -1,0 +1,42 @@
+"""Facts: what must be known of a kernel for the rules and effects to be exact.
+
+They are found by asking specimens (`prctlmm_lab.specimen.probe`), never from a version number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is true of one running kernel, as its answers showed."""
+
+    release: str
+    """`uname -r`: for the record, not for decisions."""
+    machine: str
+    page_size: int
+    available: bool
+    """True if PR_SET_MM_MAP_SIZE answered, which needs CONFIG_CHECKPOINT_RESTORE."""
+    refusal_errno: int
+    """What a kernel without the call answers instead; 0 where it is available."""
+    map_size: int
+    """Bytes of the struct, as PR_SET_MM_MAP_SIZE wrote them; 104 on 64-bit kernels."""
+    lowest: int
+    """The lowest address that any of the 11 members may hold (the effective mmap_min_addr)."""
+    highest: int
+    """The highest address that is accepted: TASK_SIZE - 1."""
+    auxv_capacity: int
+    """Bytes of the kernel's saved vector: the largest auxv_size that is accepted."""
+    empty_data_accepted: bool
+    """True if start_data == end_data passes (since v5.2, commit a9e73998f9d7, and stable)."""
+    heap_below_data_accepted: bool
+    """True if brk may lie below end_data (since v5.15, commit e1fbbd073137, and stable)."""
+    exe_permission_errno: int
+    """What a caller without permission gets for exe_fd: EPERM since v5.9 (commit 227175b2c914)."""
+    mapped_exe_refused: bool
+    """True if exe_fd gives EBUSY while the old executable is mapped; overlayfs escapes it."""
+    written_exe_refused: bool
+    """True if a file that is open for writing is refused (v5.15, commit fe69d560b5bd)."""
+    assumed: tuple[str, ...] = ()
+    """Names of facts above that could not be probed here and hold the newest kernels' value."""

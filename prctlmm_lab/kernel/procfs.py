@@ -1,0 +1,404 @@
+"""Everything /proc says about a process at one moment: text in, a typed Snapshot out.
+
+The parsers are pure (bytes to data). `read_snapshot` is the only function that opens files. A part
+that could not be read is an `Unreadable` with its errno, never missing.
+
+Source: fs/proc/array.c (stat, statm, status), fs/proc/task_mmu.c (maps, smaps), fs/proc/base.c
+(auxv, cmdline, environ, exe, limits); proc(5).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prctlmm_lab.errors import InputError
+from prctlmm_lab.kernel.abi import MEMBERS
+from prctlmm_lab.kernel.auxv import AuxEntry, decode_auxv
+
+STAT_FIELDS: tuple[str, ...] = tuple(
+    """pid comm state ppid pgrp session tty_nr tpgid flags minflt cminflt majflt cmajflt utime stime
+    cutime cstime priority nice num_threads itrealvalue starttime vsize rss rsslim start_code
+    end_code start_stack kstkesp kstkeip signal blocked sigignore sigcatch wchan nswap cnswap
+    exit_signal processor rt_priority policy delayacct_blkio_ticks guest_time cguest_time start_data
+    end_data start_brk arg_start arg_end env_start env_end exit_code""".split()
+)
+"""The 52 fields of /proc/PID/stat in order; the ten that the call writes have the struct's names."""
+
+STAT_MEMBERS: tuple[str, ...] = tuple(m.name for m in MEMBERS if m.stat_field)
+"""The ten members that stat shows, in the order of the struct."""
+
+STATM_FIELDS = ("size", "resident", "shared", "text", "lib", "data", "dt")
+
+LIMIT_NAMES: dict[str, str] = {
+    "Max cpu time": "RLIMIT_CPU",
+    "Max file size": "RLIMIT_FSIZE",
+    "Max data size": "RLIMIT_DATA",
+    "Max stack size": "RLIMIT_STACK",
+    "Max core file size": "RLIMIT_CORE",
+    "Max resident set": "RLIMIT_RSS",
+    "Max processes": "RLIMIT_NPROC",
+    "Max open files": "RLIMIT_NOFILE",
+    "Max locked memory": "RLIMIT_MEMLOCK",
+    "Max address space": "RLIMIT_AS",
+    "Max file locks": "RLIMIT_LOCKS",
+    "Max pending signals": "RLIMIT_SIGPENDING",
+    "Max msgqueue size": "RLIMIT_MSGQUEUE",
+    "Max nice priority": "RLIMIT_NICE",
+    "Max realtime priority": "RLIMIT_RTPRIO",
+    "Max realtime timeout": "RLIMIT_RTTIME",
+}
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A part of /proc that could not be read, and the errno that said so."""
+
+    path: str
+    errno: int
+
+    @property
+    def errno_name(self) -> str:
+        return errno.errorcode.get(self.errno, str(self.errno))
+
+    def __str__(self) -> str:
+        return f"not readable ({self.errno_name})"
+
+
+@dataclass(frozen=True)
+class Stat:
+    """The fields of /proc/PID/stat by name.
+
+    Without permission to trace the process the kernel shows 1 for start_code and end_code and 0
+    for the other eight members, in place of their values.
+    """
+
+    comm: str
+    state: str
+    numbers: Mapping[str, int]
+    """Every other field, by its name in `STAT_FIELDS`."""
+
+    def __getitem__(self, field: str) -> int:
+        return self.numbers[field]
+
+    @property
+    def members(self) -> dict[str, int]:
+        """The ten members that stat shows, in the order of the struct."""
+        return {name: self.numbers[name] for name in STAT_MEMBERS}
+
+
+@dataclass(frozen=True)
+class Vma:
+    """One virtual memory area, as a line of /proc/PID/maps tells it; `end` is exclusive."""
+
+    start: int
+    end: int
+    permissions: str
+    """Four letters: r, w, x or -, and p (private) or s (shared)."""
+    offset: int
+    device: tuple[int, int]
+    inode: int
+    path: str
+    """The mapped file, or ""; bytes that are not UTF-8 are kept by surrogates."""
+    label: str
+    """The kernel's own name in brackets, such as [heap], or ""."""
+    deleted: bool
+    """True if the file no longer has the name it was opened by."""
+
+    @property
+    def size(self) -> int:
+        """Bytes from start to end."""
+        return self.end - self.start
+
+    @property
+    def is_anonymous(self) -> bool:
+        """True for memory without a file behind it, the kernel's own pages not counted."""
+        return not self.path and self.label not in KERNEL_PAGES
+
+    def __contains__(self, address: int) -> bool:
+        return self.start <= address < self.end
+
+    def __str__(self) -> str:
+        name = self.label or self.path
+        return f"{self.start:#x}-{self.end:#x} {self.permissions} {name}".rstrip()
+
+
+KERNEL_PAGES = frozenset({"[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]", "[uprobes]"})
+"""Labels of pages that the kernel itself puts into a process."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One resource limit; None stands for unlimited."""
+
+    soft: int | None
+    hard: int | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything /proc says about one process at one moment.
+
+    `brk` is the heap's present end, which /proc does not show: a specimen is asked for it.
+    """
+
+    pid: int
+    stat: Stat | Unreadable
+    statm: Mapping[str, int] | Unreadable
+    """Pages: size, resident, shared, text, lib (always 0), data, dt (always 0)."""
+    status: Mapping[str, str] | Unreadable
+    maps: tuple[Vma, ...] | Unreadable
+    auxv: bytes | Unreadable
+    cmdline: bytes | Unreadable
+    environ: bytes | Unreadable
+    exe: str | Unreadable
+    limits: Mapping[str, Limit] | Unreadable
+    smaps: tuple[tuple[Vma, Mapping[str, str]], ...] | Unreadable | None = None
+    """Each VMA with its smaps fields, if it was asked for."""
+    brk: int | None = None
+
+    @property
+    def vmas(self) -> tuple[Vma, ...]:
+        """The VMAs in ascending order, or none if maps could not be read."""
+        return () if isinstance(self.maps, Unreadable) else self.maps
+
+    @property
+    def aux_entries(self) -> tuple[AuxEntry, ...]:
+        """The auxiliary vector decoded, or nothing if it could not be read."""
+        return () if isinstance(self.auxv, Unreadable) else decode_auxv(self.auxv)
+
+    @property
+    def members(self) -> dict[str, int]:
+        """The addresses that are known: ten from stat, and brk where it was asked for."""
+        known = {} if isinstance(self.stat, Unreadable) else self.stat.members
+        if self.brk is not None:
+            known["brk"] = self.brk
+        return {m.name: known[m.name] for m in MEMBERS if m.name in known}
+
+    def vma_at(self, address: int) -> Vma | None:
+        """Return the VMA that holds the address, or None."""
+        return next((vma for vma in self.vmas if address in vma), None)
+
+    def labelled(self, label: str) -> tuple[Vma, ...]:
+        """Return the VMAs that carry a label, such as [heap]."""
+        return tuple(vma for vma in self.vmas if vma.label == label)
+
+
+def parse_stat(text: bytes) -> Stat:
+    """Parse /proc/PID/stat; the name may hold spaces, parentheses and newlines.
+
+    >>> parse_stat(b"7 (a) b (c) S 1 7" + b" 0" * 46).comm
+    'a) b (c'
+    """
+    first, last = text.index(b"("), text.rindex(b")")
+    state, *numbers = text[last + 1 :].split()
+    values = [int(text[:first]), *map(int, numbers)]
+    names = [name for name in STAT_FIELDS if name not in ("comm", "state")]
+    comm = os.fsdecode(text[first + 1 : last])
+    return Stat(comm, state.decode(), dict(zip(names, values, strict=False)))
+
+
+def parse_statm(text: bytes) -> dict[str, int]:
+    """Parse /proc/PID/statm: seven counts of pages.
+
+    >>> parse_statm(b"9 1 1 2 0 5 0\\n")["text"]
+    2
+    """
+    return dict(zip(STATM_FIELDS, map(int, text.split()), strict=False))
+
+
+def parse_status(text: bytes) -> dict[str, str]:
+    r"""Parse /proc/PID/status into its fields; the name's escapes are undone.
+
+    >>> parse_status(b"Name:\ta\\nb\nVmExe:\t       4 kB\n")
+    {'Name': 'a\nb', 'VmExe': '4 kB'}
+    """
+    fields: dict[str, str] = {}
+    for line in text.split(b"\n"):
+        name, colon, value = line.partition(b":")
+        if colon:
+            fields[os.fsdecode(name)] = os.fsdecode(value.strip(b" \t"))
+    if "Name" in fields:
+        unescaped = re.sub(rb"\\(n|\\)", _unescape, text.partition(b"\n")[0])
+        fields["Name"] = os.fsdecode(unescaped[len(b"Name:\t") :])
+    return fields
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    return b"\n" if match[1] == b"n" else b"\\"
+
+
+_MAPS_LINE = re.compile(
+    rb"([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-][ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
+    rb"(?: +(.*))?",
+    re.DOTALL,
+)
+_DELETED = " (deleted)"
+
+Identify = Callable[[str], tuple[int, int, int] | None]
+"""From a path to (major, minor, inode) of the file that has it now, or None."""
+
+
+def parse_vma(line: bytes, identify: Identify | None = None) -> Vma:
+    r"""Parse one line of /proc/PID/maps.
+
+    The kernel writes a newline in a name as ``\012`` and appends `` (deleted)`` to the name of a
+    file that is gone; a file may have such a name in earnest. `identify` decides: the reading that
+    leads to the very file (device and inode) is the right one. Without it, or if none leads there,
+    the kernel's marks are taken as marks.
+
+    >>> vma = parse_vma(b"7f00-8000 r-xp 00001000 fe:01 42   /a b (deleted)")
+    >>> vma.path, vma.deleted
+    ('/a b', True)
+
+    Raises ValueError for a line that is none of maps.
+    """
+    match = _MAPS_LINE.fullmatch(line)
+    if match is None:
+        raise ValueError(f"not a line of maps: {line[:100]!r}")
+    start, end, offset, major, minor = (int(match[i], 16) for i in (1, 2, 4, 5, 6))
+    inode, shown = int(match[7]), os.fsdecode(match[8] or b"")
+    path, label, deleted = shown, "", False
+    if shown.startswith("["):
+        path, label = "", shown
+    elif shown:
+        path, deleted = _real_name(shown, (major, minor, inode), identify)
+    permissions = match[3].decode()
+    return Vma(start, end, permissions, offset, (major, minor), inode, path, label, deleted)
+
+
+def _real_name(
+    shown: str, identity: tuple[int, int, int], identify: Identify | None
+) -> tuple[str, bool]:
+    marked = shown.endswith(_DELETED)
+    if identify is not None and (marked or "\\012" in shown):
+        for candidate in dict.fromkeys((shown, shown.replace("\\012", "\n"))):
+            if identify(candidate) == identity:
+                return candidate, False
+    name = shown.replace("\\012", "\n")
+    return (name.removesuffix(_DELETED), True) if marked else (name, False)
+
+
+def parse_maps(text: bytes, identify: Identify | None = None) -> tuple[Vma, ...]:
+    """Parse /proc/PID/maps: its VMAs in ascending order."""
+    return tuple(parse_vma(line, identify) for line in text.split(b"\n") if line)
+
+
+def parse_smaps(
+    text: bytes, identify: Identify | None = None
+) -> tuple[tuple[Vma, Mapping[str, str]], ...]:
+    """Parse /proc/PID/smaps: each VMA with its fields as the kernel writes them ("4 kB")."""
+    areas: list[tuple[Vma, dict[str, str]]] = []
+    for line in filter(None, text.split(b"\n")):
+        if _MAPS_LINE.fullmatch(line):
+            areas.append((parse_vma(line, identify), {}))
+        else:
+            name, _, value = line.partition(b":")
+            areas[-1][1][os.fsdecode(name)] = os.fsdecode(value.strip())
+    return tuple(areas)
+
+
+def parse_limits(text: bytes) -> dict[str, Limit]:
+    """Parse /proc/PID/limits, by the RLIMIT_ names; None stands for unlimited.
+
+    >>> row = b"Max data size             4096                 unlimited            bytes     "
+    >>> parse_limits(b"Limit Soft Limit\\n" + row)["RLIMIT_DATA"]
+    Limit(soft=4096, hard=None)
+    """
+    limits: dict[str, Limit] = {}
+    for line in text.split(b"\n"):
+        words = re.split(r" {2,}", line.decode("ascii", "replace").strip())
+        if words[0] in LIMIT_NAMES and len(words) >= 3:
+            soft, hard = (None if word == "unlimited" else int(word) for word in words[1:3])
+            limits[LIMIT_NAMES[words[0]]] = Limit(soft, hard)
+    return limits
+
+
+def read_snapshot(pid: int | str = "self", *, smaps: bool = False) -> Snapshot:
+    """Read everything /proc says about a process.
+
+    The directory is opened once, so that a pid that is used again cannot mix two processes.
+    Reading cmdline or environ may grow the target's stack, if its bounds point below it: the
+    kernel reads through the same path as a page fault.
+
+    >>> me = read_snapshot()
+    >>> me.stat["start_code"] < me.stat["end_code"]
+    True
+
+    Equivalent: `cat /proc/PID/{stat,statm,status,maps,cmdline,environ,limits}; readlink
+    /proc/PID/exe; od -tx8 /proc/PID/auxv`.
+
+    Raises InputError for a pid that no process has.
+    """
+    directory = _open_process(pid)
+    try:
+        number = int(os.readlink("/proc/self")) if pid == "self" else int(pid)
+        name = f"/proc/{number}"
+
+        def part(file: str, parse: Callable[[bytes], Any]) -> Any:
+            try:
+                return parse(_read_all(directory, file))
+            except OSError as error:
+                return Unreadable(f"{name}/{file}", error.errno or 0)
+
+        return Snapshot(
+            pid=number,
+            stat=part("stat", parse_stat),
+            statm=part("statm", parse_statm),
+            status=part("status", parse_status),
+            maps=part("maps", lambda text: parse_maps(text, _identify)),
+            auxv=part("auxv", bytes),
+            cmdline=part("cmdline", bytes),
+            environ=part("environ", bytes),
+            exe=_read_link(directory, "exe", name),
+            limits=part("limits", parse_limits),
+            smaps=part("smaps", lambda text: parse_smaps(text, _identify)) if smaps else None,
+        )
+    finally:
+        os.close(directory)
+
+
+def _open_process(pid: int | str) -> int:
+    shown = hex(pid) if isinstance(pid, int) else repr(pid)[:80]
+    if pid != "self" and not (isinstance(pid, int) and not isinstance(pid, bool) and pid > 0):
+        raise InputError(
+            "pid", "is not a process number", shown, 'a whole number above 0, or "self"'
+        )
+    try:
+        return os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESRCH):
+            raise
+        raise InputError(
+            "pid", f"no process has number {pid} ({shown}); it may have ended"
+        ) from error
+
+
+def _read_all(directory: int, file: str) -> bytes:
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        chunks = []
+        while chunk := os.read(descriptor, 1 << 16):
+            chunks.append(chunk)
+        return b"".join(chunks)
+    finally:
+        os.close(descriptor)
+
+
+def _read_link(directory: int, file: str, name: str) -> str | Unreadable:
+    try:
+        return os.readlink(file, dir_fd=directory)
+    except OSError as error:
+        return Unreadable(f"{name}/{file}", error.errno or 0)
+
+
+def _identify(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return os.major(found.st_dev), os.minor(found.st_dev), found.st_ino
