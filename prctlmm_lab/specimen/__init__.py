@@ -1,0 +1,1 @@
+"""The child process that experiments are made on, and what it tells of this kernel."""

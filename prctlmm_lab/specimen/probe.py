@@ -1,0 +1,463 @@
+"""What this kernel and this environment are, found by asking specimens.
+
+`facts_here` gives what the rules need. `environment` gives what a person needs to know of the
+place: privileges, limits, namespaces, container, versions. `doctor` judges both: what works here,
+what does not, and the remedy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import platform
+import re
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from prctlmm_lab.errors import LabError, SystemCallError
+from prctlmm_lab.kernel.abi import ADDRESSES, MAP_SIZE, PR_SET_MM, U64, Operation, PrctlMmMap
+from prctlmm_lab.kernel.facts import Facts
+from prctlmm_lab.kernel.procfs import Limit, Unreadable, read_snapshot
+from prctlmm_lab.kernel.rules import errno_name
+from prctlmm_lab.specimen.process import PAGE, Specimen
+from prctlmm_lab.specimen.situation import may_change_exe
+
+STACK = ("jupyterlab", "ipykernel", "ipywidgets", "matplotlib", "pandas", "numpy", "pydantic")
+"""The notebook stack, whose versions decide what is shown."""
+
+CAPABILITIES = (
+    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
+    "NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO "
+    "SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME "
+    "SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG "
+    "WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
+).split()
+"""Capabilities in the order of their bits, without the CAP_ prefix (linux/capability.h)."""
+
+LSMS = {
+    100: "capability", 101: "selinux", 102: "smack", 103: "tomoyo", 104: "apparmor", 105: "yama",
+    106: "loadpin", 107: "safesetid", 108: "lockdown", 109: "bpf", 110: "landlock", 111: "ima",
+    112: "evm", 113: "ipe",
+}  # fmt: skip
+"""Identities of the security modules (include/uapi/linux/lsm.h, v6.8)."""
+
+
+# ---- the kernel's facts ---------------------------------------------------------------------
+
+
+@cache
+def facts_here() -> Facts:
+    """Return the facts of the running kernel; asked once for each Python process.
+
+    >>> facts = facts_here()
+    >>> facts.lowest < facts.highest
+    True
+
+    Raises UnsupportedSystem or SpecimenError where no specimen can be started.
+    """
+    with Specimen() as specimen:
+        return probe_facts(specimen)
+
+
+def probe_facts(specimen: Specimen) -> Facts:
+    """Find the facts by asking a specimen, which is left with changed notes and limits."""
+    answer, size = ask_map_size(specimen)
+    assumed: list[str] = []
+
+    def probed(name: str, found: bool | int | None, newest: int) -> int:
+        if found is None:
+            assumed.append(name)
+        return newest if found is None else found
+
+    own = specimen.current_map()
+    available = answer == 0
+    accepts = _acceptance(specimen, own)
+    lowest, highest = _bounds(accepts, own.start_stack) if available else (PAGE, (1 << 47) - PAGE)
+    capacity = _auxv_capacity(specimen, own) if available else 0
+    return Facts(
+        release=platform.release(),
+        machine=platform.machine(),
+        page_size=PAGE,
+        available=available,
+        refusal_errno=answer,
+        map_size=size,
+        lowest=lowest,
+        highest=highest,
+        auxv_capacity=capacity,
+        empty_data_accepted=not available or accepts(start_data=own.end_data),
+        heap_below_data_accepted=not available
+        or accepts(start_brk=own.start_data, brk=own.end_data),
+        exe_permission_errno=probed("exe_permission_errno", _permission_errno(own), errno.EPERM),
+        mapped_exe_refused=bool(probed("mapped_exe_refused", _mapped_exe_refused(), True)),
+        written_exe_refused=bool(probed("written_exe_refused", _written_exe_refused(), True)),
+        assumed=() if available else ("lowest", "highest", "auxv_capacity", *assumed),
+    )
+
+
+def ask_map_size(specimen: Specimen) -> tuple[int, int]:
+    """Ask PR_SET_MM_MAP_SIZE and return (errno, size); the size is 104 where it is not told.
+
+    Equivalent: `prctl(PR_SET_MM, PR_SET_MM_MAP_SIZE, &size, 0, 0)` in C.
+    """
+    address = specimen.place(bytes(4))
+    answer = -specimen.attempt("prctl", PR_SET_MM, Operation.MAP_SIZE, address, 0, 0)
+    told = struct.unpack("<I", specimen.read(address, 4))[0]
+    return answer, told if answer == 0 else MAP_SIZE
+
+
+def _acceptance(specimen: Specimen, own: PrctlMmMap) -> Callable[..., bool]:
+    def accepts(**members: int) -> bool:
+        return specimen.set_map(own.changed(**members)) == 0
+
+    return accepts
+
+
+def _bounds(accepts: Callable[..., bool], inside: int) -> tuple[int, int]:
+    """Bisect for the lowest and the highest start_stack, the one member no other rule reads."""
+
+    def bisect(good: int, bad: int) -> int:
+        while abs(bad - good) > 1:
+            middle = (good + bad) // 2
+            good, bad = (middle, bad) if accepts(start_stack=middle) else (good, middle)
+        return good
+
+    lowest = 0 if accepts(start_stack=0) else bisect(inside, 0)
+    return lowest, U64 if accepts(start_stack=U64) else bisect(inside, U64)
+
+
+def _auxv_capacity(specimen: Specimen, own: PrctlMmMap) -> int:
+    """Bisect for the largest auxv_size, over memory that is surely readable."""
+    top = 16 * PAGE
+    memory = specimen.map(top)
+    good, bad = 0, top + 1
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        accepted = specimen.set_map(own.changed(auxv=memory, auxv_size=middle)) == 0
+        good, bad = (middle, bad) if accepted else (good, middle)
+    specimen.unmap(memory, top)
+    return good
+
+
+def _permission_errno(own: PrctlMmMap) -> int | None:
+    """Ask for a change of exe with a closed descriptor, without the permission for it."""
+    with Specimen() as specimen:
+        if may_change_exe(specimen.snapshot()):
+            try:
+                specimen.become(65534)
+            except SystemCallError:
+                return None
+        return specimen.set_map(specimen.current_map().changed(exe_fd=0x7FFFFFFF))
+
+
+@contextlib.contextmanager
+def privileged_specimen() -> Iterator[Specimen | None]:
+    """Give a specimen that may change its exe link, in a user namespace if need be, or None."""
+    with Specimen() as specimen:
+        if not may_change_exe(specimen.snapshot()):
+            try:
+                specimen.enter_user_namespace()
+            except SystemCallError:
+                yield None
+                return
+        yield specimen
+
+
+def _mapped_exe_refused() -> bool | None:
+    with privileged_specimen() as specimen:
+        if specimen is None:
+            return None
+        new = specimen.current_map().changed(exe_fd=specimen.memory_file("other"))
+        return bool(specimen.set_map(new) == errno.EBUSY)
+
+
+def _written_exe_refused() -> bool | None:
+    """Offer a memory file that was opened again for writing, which makes it count as written."""
+    with privileged_specimen() as specimen:
+        if specimen is None:
+            return None
+        specimen.release_executable()
+        descriptor = specimen.memory_file("written")
+        try:
+            specimen.open(f"/proc/self/fd/{descriptor}", os.O_RDWR)
+        except SystemCallError:
+            return None
+        new = specimen.current_map().changed(exe_fd=descriptor)
+        return bool(specimen.set_map(new) == errno.EACCES)
+
+
+# ---- the environment ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The place the lab runs in, as far as it decides what can be done."""
+
+    uid: int
+    capabilities: tuple[str, ...]
+    """Effective capabilities, without the CAP_ prefix."""
+    user_namespaces: bool
+    """True if a specimen may create one and map its ids."""
+    user_namespace_errno: int
+    seccomp: str
+    """"off", "strict" or "filter"."""
+    lsms: tuple[str, ...]
+    """Active security modules in the kernel's order, or () if it does not tell."""
+    limits: dict[str, Limit]
+    container: str
+    """Kind of container, or ""."""
+    virtual_machine: str
+    """Kind of virtual machine, or ""."""
+    single_member_errno: int
+    """What a legacy operation answers that would change nothing; 0 if it is allowed."""
+    randomize_off: bool
+    """True if address randomisation can be switched off for a specimen."""
+    identities: bool
+    """True if a specimen may take on another uid."""
+    python: str
+    versions: dict[str, str | None]
+    """The notebook stack; None for what is not installed."""
+
+
+def environment() -> Environment:
+    """Look around: who we are, what is allowed, what surrounds us."""
+    snapshot = read_snapshot()
+    status = {} if isinstance(snapshot.status, Unreadable) else snapshot.status
+    namespace_errno = _tries(lambda specimen: specimen.enter_user_namespace())
+    return Environment(
+        uid=os.geteuid(),
+        capabilities=capability_names(int(status.get("CapEff", "0"), 16)),
+        user_namespaces=namespace_errno == 0,
+        user_namespace_errno=namespace_errno,
+        seccomp={"0": "off", "1": "strict", "2": "filter"}.get(status.get("Seccomp", "0"), "?"),
+        lsms=_active_lsms(),
+        limits={} if isinstance(snapshot.limits, Unreadable) else dict(snapshot.limits),
+        container=_container(),
+        virtual_machine=_virtual_machine(),
+        single_member_errno=_tries(_set_start_code_as_it_is),
+        randomize_off=_tries(lambda specimen: specimen.syscall("personality", 0x0040000)) == 0,
+        identities=_tries(lambda specimen: specimen.become(65534)) == 0,
+        python=platform.python_version(),
+        versions={name: _version(name) for name in STACK},
+    )
+
+
+def capability_names(bits: int) -> tuple[str, ...]:
+    """Name the capabilities of a mask.
+
+    >>> capability_names(1 << 24 | 1 << 40)
+    ('SYS_RESOURCE', 'CHECKPOINT_RESTORE')
+
+    Equivalent: `capsh --decode=MASK`.
+    """
+    known = {i: name for i, name in enumerate(CAPABILITIES)}
+    return tuple(known.get(i, str(i)) for i in range(bits.bit_length()) if bits >> i & 1)
+
+
+def _tries(step: Callable[[Specimen], object]) -> int:
+    """Let a specimen do something and return the errno, 0 if it could."""
+    with Specimen() as specimen:
+        try:
+            step(specimen)
+        except SystemCallError as error:
+            return error.errno or 0
+    return 0
+
+
+def _set_start_code_as_it_is(specimen: Specimen) -> None:
+    address = specimen.current_map().start_code
+    specimen.syscall("prctl", PR_SET_MM, Operation.START_CODE, address, 0, 0)
+
+
+def _active_lsms() -> tuple[str, ...]:
+    with contextlib.suppress(OSError):
+        return tuple(Path("/sys/kernel/security/lsm").read_text().strip().split(","))
+    with Specimen() as specimen:
+        ids = specimen.place(bytes(512) + struct.pack("<I", 512))
+        count = specimen.attempt("lsm_list_modules", ids, ids + 512, 0)  # v6.8
+        if count <= 0:
+            return ()
+        numbers = struct.unpack(f"<{count}Q", specimen.read(ids, 8 * count))
+        return tuple(LSMS.get(number, str(number)) for number in numbers)
+
+
+def _container() -> str:
+    named = {"/.dockerenv": "docker", "/run/.containerenv": "podman"}
+    for path, kind in named.items():
+        if os.path.exists(path):
+            return kind
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return "kubernetes"
+    with contextlib.suppress(OSError):
+        return Path("/run/systemd/container").read_text().strip()
+    with contextlib.suppress(OSError):
+        groups = Path("/proc/1/cgroup").read_text()
+        if match := re.search(r"docker|kubepods|lxc|containerd", groups):
+            return match[0]
+    return ""
+
+
+def _virtual_machine() -> str:
+    release = platform.release().lower()
+    if "microsoft" in release:
+        return "WSL2" if "wsl2" in release else "WSL"
+    with contextlib.suppress(OSError):
+        if "gvisor" in Path("/proc/version").read_text().lower():
+            return "gVisor"
+    with contextlib.suppress(OSError):
+        vendor = Path("/sys/class/dmi/id/sys_vendor").read_text().strip()
+        if re.search(r"QEMU|VMware|innotek|Xen|Amazon|Google|Microsoft|Parallels", vendor):
+            return vendor
+    with contextlib.suppress(OSError):
+        if re.search(r"^flags\b.*\bhypervisor\b", Path("/proc/cpuinfo").read_text(), re.M):
+            return "unnamed hypervisor"
+    return ""
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+# ---- doctor -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `doctor`: whether it works here, what was seen, and the remedy if it does not."""
+
+    name: str
+    works: bool | None
+    """None for a plain fact that is neither good nor bad."""
+    seen: str
+    remedy: str = ""
+    essential: bool = False
+    """True if the lab is of little use without it."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that `doctor` found."""
+
+    checks: tuple[Check, ...]
+    facts: Facts | None
+    environment: Environment | None
+
+    @property
+    def healthy(self) -> bool:
+        """True if everything essential works."""
+        return all(check.works is not False for check in self.checks if check.essential)
+
+
+def doctor() -> Diagnosis:
+    """Say what works here, what does not, and the remedy in this environment.
+
+    The command line's equivalent is `prctlmm-lab doctor`.
+    """
+    try:
+        facts, around = facts_here(), environment()
+    except LabError as error:
+        remedy = "The notebooks show recorded results until then."
+        return Diagnosis((Check("specimen", False, str(error), remedy, True),), None, None)
+    checks = (*_call_checks(facts, around), *_place_checks(around), *_stack_checks(around))
+    return Diagnosis(checks, facts, around)
+
+
+def _call_checks(facts: Facts, around: Environment) -> tuple[Check, ...]:
+    size = f"struct of {facts.map_size} bytes"
+    refusal = f"PR_SET_MM_MAP_SIZE gives {errno_name(facts.refusal_errno)}"
+    addresses = f"{facts.lowest:#x} to {facts.highest:#x}, for each of {len(ADDRESSES)} members"
+    permitted = {"SYS_ADMIN", "CHECKPOINT_RESTORE"} & set(around.capabilities)
+    if permitted:
+        exe = f"as we are ({' or '.join('CAP_' + name for name in sorted(permitted))})"
+    else:
+        exe = "in a user namespace" if around.user_namespaces else "not permitted"
+    return (
+        Check("specimen", True, "starts, answers, ends", essential=True),
+        Check(
+            "PR_SET_MM_MAP", facts.available, size if facts.available else refusal,
+            _missing_call_remedy(around), essential=True,
+        ),
+        Check("addresses", None, addresses),
+        Check("auxv_size", None, f"up to {facts.auxv_capacity} bytes"),
+        Check(
+            "change of exe", bool(permitted) or around.user_namespaces, exe,
+            "Allow user namespaces (see below), or give CAP_CHECKPOINT_RESTORE.",
+        ),
+        Check(
+            "single-member calls", not around.single_member_errno,
+            f"PR_SET_MM_START_CODE gives {errno_name(around.single_member_errno)}",
+            "Not needed: the legacy operations ask for CAP_SYS_RESOURCE, PR_SET_MM_MAP does not.",
+        ),
+    )  # fmt: skip
+
+
+def _missing_call_remedy(around: Environment) -> str:
+    if around.virtual_machine == "gVisor":
+        return "gVisor does not have the call: use a runtime with a Linux kernel."
+    if around.seccomp == "filter" and around.container:
+        return "Ask for a seccomp profile that lets prctl pass, or run outside the container."
+    return "Use a kernel with CONFIG_CHECKPOINT_RESTORE=y (Debian, Ubuntu, Fedora, WSL2 have it)."
+
+
+def _place_checks(around: Environment) -> tuple[Check, ...]:
+    namespaces = (
+        "may be created" if around.user_namespaces else errno_name(around.user_namespace_errno)
+    )
+    who = f"uid {around.uid}, {len(around.capabilities)} capabilities"
+    place = ", ".join(filter(None, (around.container, around.virtual_machine))) or "plain system"
+    data = around.limits.get("RLIMIT_DATA")
+    return (
+        Check("identity", None, who),
+        Check("user namespaces", around.user_namespaces, namespaces, _namespace_remedy(around)),
+        Check(
+            "ASLR off", around.randomize_off, "for a specimen, by personality(2)",
+            "Not needed: recipes are symbolic. Outside a container's seccomp profile it works.",
+        ),
+        Check("other identities", around.identities, "setresuid in a specimen",
+              "Not needed: only to compare users; run as root to do it."),
+        Check("seccomp", None, around.seccomp),
+        Check("LSMs", None, ", ".join(around.lsms) or "not told"),
+        Check("RLIMIT_DATA", None, "not known" if data is None else _limit_text(data)),
+        Check("place", None, place),
+    )  # fmt: skip
+
+
+def _namespace_remedy(around: Environment) -> str:
+    if around.container:
+        return "Start the container with a seccomp profile that allows unshare; all else works."
+    settings = {
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "0",
+        "/proc/sys/kernel/unprivileged_userns_clone": "1",
+    }
+    for path, wanted in settings.items():
+        with contextlib.suppress(OSError):
+            if Path(path).read_text().strip() != wanted:
+                name = path.removeprefix("/proc/sys/").replace("/", ".")
+                return f"Ask for `sysctl {name}={wanted}`."
+    return "Ask for `sysctl user.max_user_namespaces=10000`."
+
+
+def _limit_text(limit: Limit) -> str:
+    return "unlimited" if limit.soft is None else f"{limit.soft:#x} bytes"
+
+
+def _stack_checks(around: Environment) -> tuple[Check, ...]:
+    missing = [name for name, version in around.versions.items() if version is None]
+    shown = ", ".join(f"{name} {version}" for name, version in around.versions.items() if version)
+    python = f"{around.python} ({Path(sys.prefix).name})"
+    return (
+        Check("Python", sys.version_info >= (3, 11), python, "Use Python 3.11 or newer.",
+              True),
+        Check(
+            "notebook stack", not missing, f"missing: {', '.join(missing)}" if missing else shown,
+            "Run `make lab`, which installs it.",
+        ),
+    )  # fmt: skip
