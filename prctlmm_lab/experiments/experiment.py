@@ -1,0 +1,337 @@
+"""An experiment: a declarative description, and `run`, which makes it happen and records it.
+
+An experiment says which specimen, what is done before the call, which members change, and what is
+done after. Values are symbolic, so that it can be replayed under another layout.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import MappingProxyType
+
+from prctlmm_lab.errors import InputError, SpecimenError, SystemCallError
+from prctlmm_lab.experiments.formula import Value, shorten
+from prctlmm_lab.experiments.record import (
+    Agreement,
+    Answer,
+    Outcome,
+    Prediction,
+    Privilege,
+    Record,
+    Request,
+    View,
+    change_texts,
+    experiment_data,
+    view,
+)
+from prctlmm_lab.experiments.steps import (
+    Bench,
+    Step,
+    check_circles,
+    check_names,
+    check_steps,
+    known_names,
+    resolve_changes,
+)
+from prctlmm_lab.kernel.abi import MAP_SIZE, MEMBER, PrctlMmMap, unknown_member
+from prctlmm_lab.kernel.difference import difference
+from prctlmm_lab.kernel.effects import Effect, effects, observed
+from prctlmm_lab.kernel.facts import Facts
+from prctlmm_lab.kernel.procfs import Snapshot, Unreadable
+from prctlmm_lab.kernel.rules import RULE, Explanation, Situation, errno_name, explain
+from prctlmm_lab.specimen.probe import facts_here
+from prctlmm_lab.specimen.process import Specimen
+from prctlmm_lab.specimen.situation import is_readable, situation_of
+
+VERDICTS = ("accepted", "EINVAL", "EFAULT", "EPERM", "EBADF", "EACCES", "EBUSY")
+"""What the call can end with, for predictions."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Which specimen an experiment is made on."""
+
+    build: str = "static"
+    arguments: tuple[str, ...] = ("specimen",)
+    environment: tuple[str, ...] = ("LAB=prctlmm_lab",)
+    heap_pages: int = 4
+    randomize: bool = True
+
+    def start(self) -> Specimen:
+        """Start it.
+
+        Raises InputError for a build that does not exist, SpecimenError if it does not start.
+        """
+        if not 0 <= self.heap_pages <= 1 << 16:
+            raise InputError("specimen.heap_pages", "pages are no heap", hex(self.heap_pages),
+                             "0 to 0x10000")  # fmt: skip
+        return Specimen(
+            self.build,
+            arguments=[text.encode("utf-8", "surrogateescape") for text in self.arguments],
+            environment=[text.encode("utf-8", "surrogateescape") for text in self.environment],
+            heap_pages=self.heap_pages,
+            randomize=self.randomize,
+        )
+
+
+@dataclass(frozen=True)
+class Call:
+    """How the call is made, apart from the map."""
+
+    size: Value = MAP_SIZE
+    arg5: Value = 0
+    pointer: Value | None = None
+    """Where the struct is said to lie; by default it is written to memory and found there."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment, as a recipe declares it.
+
+    >>> Experiment("shorter", change={"arg_start": "arg_star + 1"})
+    Traceback (most recent call last):
+    ...
+    prctlmm_lab.errors.InputError: experiment "shorter": change.arg_start: 'arg_star' is not a ...
+
+    Raises InputError for an unknown member, name, rule or verdict, a formula that is none, and
+    members that need each other in a circle.
+    """
+
+    id: str
+    title: str = ""
+    explanation: str = ""
+    """What it shows, in a sentence or two."""
+    specimen: Subject = Subject()
+    setup: tuple[Step, ...] = ()
+    change: Mapping[str, Value] = field(default_factory=dict)
+    call: Call = Call()
+    after: tuple[Step, ...] = ()
+    predict: str = ""
+    """The learner's prediction: "accepted" or the name of an errno."""
+    rule: str = ""
+    """The id of the rule that the author wants to decide; empty for none."""
+
+    def __post_init__(self) -> None:
+        where = f'experiment "{self.id}"'
+        for member in self.change:
+            if member not in MEMBER:
+                raise unknown_member(member, f"{where}: change")
+        if self.predict and self.predict not in VERDICTS:
+            raise InputError(f"{where}: predict", "is not a verdict", shorten(self.predict),
+                             ", ".join(VERDICTS))  # fmt: skip
+        if self.rule and self.rule not in RULE:
+            raise InputError(f"{where}: rule", "is not a rule", shorten(self.rule),
+                             ", ".join(RULE))  # fmt: skip
+        if self.call.pointer is not None and self.change:
+            raise InputError(f"{where}: change", "has no effect when call.pointer says where the "
+                             "struct lies", "", "one of the two")  # fmt: skip
+        object.__setattr__(self, "change", MappingProxyType(dict(self.change)))
+        known = known_names()
+        check_steps(self.setup, known, f"{where}: setup")
+        for member, value in self.change.items():
+            check_names(value, known, f"{where}: change.{member}")
+        check_circles(self.change, f"{where}: change")
+        for name in ("size", "arg5", "pointer"):
+            check_names(getattr(self.call, name), known, f"{where}: call.{name}")
+        check_steps(self.after, known, f"{where}: after")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment just before its call: the specimen stands, the map is known, nothing changed."""
+
+    experiment: Experiment
+    bench: Bench
+    map: PrctlMmMap
+    situation: Situation
+    explanation: Explanation
+    effects: tuple[Effect, ...]
+    before: Snapshot
+    size: int
+    arg5: int
+    pointer: int | None
+
+
+def prepare(experiment: Experiment, specimen: Specimen, facts: Facts) -> Prepared:
+    """Do the set-up steps, resolve the values, and predict; the call is not made.
+
+    Raises InputError, SystemCallError with the step's place, SpecimenError.
+    """
+    where = f'experiment "{experiment.id}"'
+    bench = Bench(specimen, facts)
+    for number, answer in enumerate(perform(experiment.setup, bench, f"{where}: setup")):
+        if answer.refusal:
+            raise InputError(f"{where}: setup[{number}]", f"the kernel refused {answer.refusal}")
+    before = specimen.snapshot()
+    new = resolve_changes(
+        dict(experiment.change), specimen.current_map(), bench, f"{where}: change"
+    )
+    call = experiment.call
+    size = bench.address(call.size, f"{where}: call.size")
+    arg5 = bench.address(call.arg5, f"{where}: call.arg5")
+    pointer = (
+        None if call.pointer is None else bench.address(call.pointer, f"{where}: call.pointer")
+    )
+    if pointer is not None and is_readable(specimen, pointer, MAP_SIZE):
+        new = PrctlMmMap.unpack(specimen.read(pointer, MAP_SIZE))
+    situation = situation_of(specimen, new, size=size, arg5=arg5, pointer=pointer)
+    explanation = explain(situation, facts)
+    shown = effects(new if not explanation.errno else specimen.current_map(), facts)
+    return Prepared(
+        experiment, bench, new, situation, explanation, shown, before, size, arg5, pointer
+    )
+
+
+def perform(steps: tuple[Step, ...], bench: Bench, where: str) -> list[Answer]:
+    """Do steps in order and return what the kernel answered to each; a refusal is an answer.
+
+    Raises InputError if a value makes no sense, SpecimenError if the specimen ends.
+    """
+    answers = []
+    for number, step in enumerate(steps):
+        try:
+            answer = step.perform(bench, f"{where}[{number}]")
+            answers.append(Answer(step.verb, "" if answer is None else hex(answer), ""))
+        except SystemCallError as error:
+            answers.append(Answer(step.verb, "", str(error)))
+    return answers
+
+
+def run(
+    experiment: Experiment,
+    *,
+    on_request: Callable[[Request], None] | None = None,
+    specimen: Specimen | None = None,
+) -> Record:
+    """Run an experiment on the real kernel and return its record.
+
+    A specimen is started for it and ended after it, unless one is given. `on_request` is told of
+    the call before it is made (a logbook writes it down, so that an interrupted run leaves a
+    trace).
+
+    >>> record = run(Experiment("nothing changes"))
+    >>> record.outcome.verdict, record.agreement.verdict
+    ('accepted', True)
+
+    Raises InputError for values that make no sense, UnsupportedSystem, SpecimenError if the set-up
+    ends the specimen. A specimen that ends in the call itself, or after it, is an outcome.
+    """
+    facts = facts_here()
+    if specimen is not None:
+        return _run_on(experiment, specimen, facts, on_request)
+    with experiment.specimen.start() as fresh:
+        return _run_on(experiment, fresh, facts, on_request)
+
+
+def _run_on(
+    experiment: Experiment,
+    specimen: Specimen,
+    facts: Facts,
+    on_request: Callable[[Request], None] | None,
+) -> Record:
+    prepared = prepare(experiment, specimen, facts)
+    request = _request(prepared, facts)
+    if on_request is not None:
+        on_request(request)
+    outcome, after, answers, final = _make_call(prepared)
+    changes = difference(prepared.before, after) if after else ()
+    later = difference(after, final) if after and final else ()
+    return Record(
+        **{
+            name: getattr(request, name)
+            for name in request.__dataclass_fields__
+            if name != "schema"
+        },
+        outcome=outcome,
+        after=_view(after, prepared) if after else None,
+        difference=change_texts(changes),
+        answers=tuple(answers),
+        later=change_texts(later),
+        agreement=_agreement(prepared, outcome, after),
+    )
+
+
+def _make_call(
+    prepared: Prepared,
+) -> tuple[Outcome, Snapshot | None, list[Answer], Snapshot | None]:
+    specimen, after = prepared.bench.specimen, None
+    answers: list[Answer] = []
+    try:
+        errno = specimen.set_map(
+            prepared.map, size=prepared.size, arg5=prepared.arg5, pointer=prepared.pointer
+        )
+    except SpecimenError as error:
+        return Outcome("", -1, str(error)), None, answers, None
+    outcome = Outcome("accepted" if errno == 0 else errno_name(errno), errno, "")
+    try:
+        after = specimen.snapshot()
+        where = f'experiment "{prepared.experiment.id}": after'
+        answers = perform(prepared.experiment.after, prepared.bench, where)
+        final = specimen.snapshot() if prepared.experiment.after else None
+    except SpecimenError as error:
+        return Outcome(outcome.verdict, errno, str(error)), after, answers, None
+    return outcome, after, answers, final
+
+
+def _request(prepared: Prepared, facts: Facts) -> Request:
+    from prctlmm_lab import __version__
+
+    deciding = prepared.explanation.deciding
+    return Request(
+        id=uuid.uuid4().hex,
+        time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        lab=__version__,
+        experiment=experiment_data(prepared.experiment),
+        map={name: hex(value) for name, value in prepared.map},
+        struct=prepared.map.pack().hex(),
+        size=hex(prepared.size),
+        arg5=hex(prepared.arg5),
+        facts=facts,
+        privilege=_privilege(prepared.before),
+        before=_view(prepared.before, prepared),
+        prediction=Prediction(
+            verdict=errno_name(prepared.explanation.errno) if deciding else "accepted",
+            rule=deciding.rule.id if deciding else "",
+            numbers=deciding.numbers if deciding else "",
+            broken=tuple(finding.rule.id for finding in prepared.explanation.broken),
+            effects={f"{e.place} {e.name}".strip(): hex(e.value) for e in prepared.effects},
+        ),
+        learner=prepared.experiment.predict,
+    )
+
+
+def _view(snapshot: Snapshot, prepared: Prepared) -> View:
+    return view(snapshot, prepared.bench.regions)
+
+
+def _privilege(snapshot: Snapshot) -> Privilege:
+    status = {} if isinstance(snapshot.status, Unreadable) else snapshot.status
+    return Privilege(
+        uid=int(status.get("Uid", "0").split()[0]),
+        capabilities=hex(int(status.get("CapEff", "0"), 16)),
+        user_namespace=status.get("NStgid", "").count("\t"),
+        seccomp=int(status.get("Seccomp", "0")),
+    )
+
+
+def _agreement(prepared: Prepared, outcome: Outcome, after: Snapshot | None) -> Agreement:
+    predicted = prepared.explanation.errno
+    wrong = []
+    if after is not None and outcome.errno == predicted:
+        wrong = [
+            f"{effect.place} {effect.name}: predicted {effect.value:#x}, shown {seen:#x}"
+            for effect in prepared.effects
+            if (seen := observed(after, effect)) is not None and seen != effect.value
+        ]
+    deciding = prepared.explanation.deciding
+    aim, learner = prepared.experiment.rule, prepared.experiment.predict
+    return Agreement(
+        verdict=outcome.errno == predicted,
+        effects=not wrong,
+        rule=(deciding.rule.id if deciding else "") == aim if aim else None,
+        learner=outcome.verdict == learner if learner else None,
+        disagreements=tuple(wrong),
+    )

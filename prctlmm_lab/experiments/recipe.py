@@ -1,0 +1,268 @@
+"""Recipes: experiments in a TOML file, read strictly and written back.
+
+A recipe is data. Its values are numbers and formulas (`prctlmm_lab.experiments.formula`); nothing
+of it is evaluated as code. What is wrong is said in one sentence, with the place.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from prctlmm_lab.errors import InputError
+from prctlmm_lab.experiments.experiment import Call, Experiment, Subject
+from prctlmm_lab.experiments.formula import shorten
+from prctlmm_lab.experiments.record import experiment_data
+from prctlmm_lab.experiments.steps import STEPS, Step
+
+SCHEMA = "prctlmm-lab/recipe/1"
+LARGEST = 1 << 20
+"""Bytes of the largest recipe."""
+MOST = 1000
+"""Experiments in one recipe, and steps in one experiment."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Experiments that belong together, under a title."""
+
+    title: str
+    experiments: tuple[Experiment, ...]
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe file.
+
+    Raises InputError if it cannot be read, is no TOML, or is no recipe, saying where.
+    """
+    name = str(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(ascii(name)[1:-1], f"cannot be read: {reason}") from None
+    if len(data) > LARGEST:
+        raise InputError(name, "bytes are too many for a recipe", f"more than {LARGEST:#x}")
+    try:
+        return parse_recipe(data.decode("utf-8"), name)
+    except UnicodeDecodeError as error:
+        byte = hex(data[error.start])
+        raise InputError(name, f"at byte {error.start:#x} is not UTF-8", byte) from None
+
+
+def parse_recipe(text: str, where: str = "recipe") -> Recipe:
+    """Parse the text of a recipe.
+
+    >>> text = '''
+    ... schema = "prctlmm-lab/recipe/1"
+    ... title = "A longer look at the code"
+    ... [[experiment]]
+    ... id = "code-grows"
+    ... change.end_code = "end_code + page"
+    ... '''
+    >>> parse_recipe(text).experiments[0].change["end_code"]
+    'end_code + page'
+
+    Raises InputError for text that is no TOML, unknown keys, wrong types, values that are no
+    formula, and ids that are used twice.
+    """
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise InputError(where, f"is not TOML: {ascii(str(error))[1:-1]}") from None
+    _only(table, ("schema", "title", "experiment"), where)
+    if table.get("schema") != SCHEMA:
+        raise InputError(f"{where}: schema", "is not that of a recipe",
+                         shorten(table.get("schema")), f'"{SCHEMA}"')  # fmt: skip
+    entries = table.get("experiment", [])
+    if not isinstance(entries, list) or not entries or len(entries) > MOST:
+        raise InputError(f"{where}: experiment", "must be written as [[experiment]] tables", "",
+                         f"1 to {MOST} of them")  # fmt: skip
+    experiments: list[Experiment] = []
+    for number, entry in enumerate(entries):
+        experiment = experiment_from(entry, f"{where}: experiment[{number}]")
+        if any(experiment.id == other.id for other in experiments):
+            raise InputError(f"{where}: experiment[{number}].id", "is used twice", experiment.id)
+        experiments.append(experiment)
+    title = _label(table.get("title", ""), f"{where}: title")
+    return Recipe(title, tuple(experiments))
+
+
+def experiment_from(table: object, where: str = "experiment") -> Experiment:
+    """Build an experiment from a table, as TOML or JSON gives it.
+
+    Raises InputError as `parse_recipe`.
+    """
+    entries = _table(table, where)
+    _only(entries, [field.name for field in fields(Experiment)], where)
+    identity = entries.get("id")
+    if not isinstance(identity, str) or not identity or len(identity) > 80:
+        raise InputError(f"{where}.id", "is not an id", shorten(identity),
+                         "a string of 1 to 80 characters")  # fmt: skip
+    texts = {
+        name: _label(entries[name], f"{where}.{name}")
+        for name in ("id", "title", "explanation", "predict", "rule")
+        if name in entries
+    }
+    change = _table(entries.get("change", {}), f"{where}.change")
+    try:
+        return Experiment(
+            **texts,
+            specimen=_build(Subject, entries.get("specimen", {}), f"{where}.specimen"),
+            call=_build(Call, entries.get("call", {}), f"{where}.call"),
+            setup=_steps(entries.get("setup", []), f"{where}.setup"),
+            after=_steps(entries.get("after", []), f"{where}.after"),
+            change={
+                name: _value(value, f"{where}.change.{name}") for name, value in change.items()
+            },
+        )
+    except InputError as error:
+        inner = f'experiment "{texts["id"]}": '
+        if error.where.startswith(inner):  # say the place in the file, not only in the experiment
+            place = f"{where}.{error.where.removeprefix(inner)}"
+            raise InputError(place, error.problem, error.value, error.expected) from None
+        raise
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """Write a recipe as TOML, so that `parse_recipe` gives the same recipe again."""
+    lines = [f"schema = {_toml(SCHEMA)}", f"title = {_toml(recipe.title)}"]
+    for experiment in recipe.experiments:
+        lines += ["", "[[experiment]]"]
+        for key, value in experiment_data(experiment).items():
+            if isinstance(value, Mapping):
+                lines += [f"{key}.{name} = {_toml(item)}" for name, item in value.items()]
+            elif key in ("setup", "after"):
+                lines += [f"{key} = [", *(f"  {_toml(step)}," for step in value), "]"]
+            else:
+                lines.append(f"{key} = {_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _steps(entries: object, where: str) -> tuple[Step, ...]:
+    if not isinstance(entries, list) or len(entries) > MOST:
+        raise InputError(where, "is not a list of steps", shorten(entries), f"at most {MOST}")
+    return tuple(_step(entry, f"{where}[{number}]") for number, entry in enumerate(entries))
+
+
+def _step(entry: object, where: str) -> Step:
+    table = _table(entry, where)
+    verbs = [key for key in table if key in STEPS]
+    # "brk" is a verb and "map" may not be: the first key that is a verb names the step.
+    if not verbs:
+        near = [match for key in table for match in get_close_matches(key, STEPS, n=1)]
+        hint = f"{near[0]}?" if near else f"one of {', '.join(STEPS)}"
+        raise InputError(where, "has no key that is a step", shorten(", ".join(table)), hint)
+    step: Step = _build(STEPS[verbs[0]], table, where)
+    return step
+
+
+def _build(kind: type[Any], entry: object, where: str) -> Any:
+    """Build a dataclass from a table, checking keys and types by its annotations."""
+    table = _table(entry, where)
+    known = {field.name: field for field in fields(kind)}
+    _only(table, known, where)
+    for field in known.values():
+        if (
+            field.default is MISSING
+            and field.default_factory is MISSING
+            and field.name not in table
+        ):
+            raise InputError(f"{where}.{field.name}", "is missing")
+    return kind(**{
+        name: _typed(value, str(known[name].type), f"{where}.{name}")
+        for name, value in table.items()
+    })  # fmt: skip
+
+
+def _typed(value: object, annotation: str, where: str) -> Any:
+    plain = annotation.removesuffix(" | None")
+    if plain == "Value":
+        return _value(value, where)
+    if plain == "tuple[str, ...]":
+        return tuple(
+            _typed(item, "str", f"{where}[{i}]") for i, item in enumerate(_list(value, where))
+        )
+    if plain == "tuple[tuple[Value, Value], ...]":
+        return tuple(_pair(item, f"{where}[{i}]") for i, item in enumerate(_list(value, where)))
+    kinds: dict[str, tuple[type, str]] = {
+        "str": (str, "a string"), "bool": (bool, "true or false"), "int": (int, "a whole number"),
+    }  # fmt: skip
+    kind, wanted = kinds[plain]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise InputError(where, "is of the wrong type", shorten(value), wanted)
+    return value
+
+
+def _value(value: object, where: str) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise InputError(where, "is of the wrong type", shorten(value),
+                         'a whole number or a formula such as "end_data - 8"')  # fmt: skip
+    return value
+
+
+def _pair(item: object, where: str) -> tuple[int | str, int | str]:
+    pair = _list(item, where)
+    if len(pair) != 2:
+        raise InputError(where, "is not a pair", shorten(item), '["AT_PAGESZ", 4096]')
+    return _value(pair[0], where), _value(pair[1], where)
+
+
+def _list(value: object, where: str) -> list[object]:
+    if not isinstance(value, list) or len(value) > MOST:
+        raise InputError(where, "is not a list", shorten(value), f"at most {MOST} entries")
+    return value
+
+
+def _table(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(where, "is not a table", shorten(value), "key = value")
+    return value
+
+
+def _only(table: Mapping[str, object], known: Iterable[str], where: str) -> None:
+    names = list(known)
+    for key in table:
+        if key not in names:
+            near = get_close_matches(key, names, n=1)
+            hint = f"{near[0]}?" if near else f"one of {', '.join(names)}"
+            raise InputError(where, "is not a known key", shorten(key), hint)
+
+
+def _label(value: object, where: str) -> str:
+    """Return a text that is shown to people: no control characters, not too long."""
+    if not isinstance(value, str):
+        raise InputError(where, "is of the wrong type", shorten(value), "a string")
+    if len(value) > 2000:
+        raise InputError(where, "characters are too many", str(len(value)), "at most 2000")
+    for character in value:
+        if not (character.isprintable() or character == "\n"):
+            raise InputError(where, "is a control character", f"U+{ord(character):04X}", "text")
+    return value
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return hex(value) if value >= 0x1000 else str(value)
+    if isinstance(value, str):
+        return '"' + "".join(map(_toml_character, value)) + '"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    assert isinstance(value, Mapping)
+    return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+
+
+def _toml_character(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    if character.isprintable():
+        return character
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
