@@ -89,16 +89,7 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(plain(diagnosis) | {"healthy": diagnosis.healthy}, indent=2))
         return FINE if diagnosis.healthy else BAD_INPUT
-    if diagnosis.facts:
-        print(f"Linux {diagnosis.facts.release} on {diagnosis.facts.machine}")
-    brief = ("specimen", "PR_SET_MM_MAP", "change of exe", "notebook stack")
-    for check in diagnosis.checks:
-        if options.brief and check.name not in brief:
-            continue
-        mark = {True: "works", False: "does not", None: ""}[check.works]
-        print(f"{mark:>8}  {check.name:20}  {check.seen}")
-        if check.works is False and check.remedy:
-            print(f"{'':32}{check.remedy}")
+    print(diagnosis.text(brief=options.brief))
     return FINE if diagnosis.healthy else BAD_INPUT
 
 

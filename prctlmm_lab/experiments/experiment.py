@@ -158,17 +158,32 @@ class Prepared:
 def prepare(experiment: Experiment, specimen: Specimen, facts: Facts) -> Prepared:
     """Do the set-up steps, resolve the values, and predict; the call is not made.
 
-    Raises InputError, SystemCallError with the step's place, SpecimenError.
+    Raises InputError, also for a step that the kernel refuses; SpecimenError.
     """
-    where = f'experiment "{experiment.id}"'
-    bench = Bench(specimen, facts)
+    return predict(experiment, set_up(experiment, specimen, facts))
+
+
+def set_up(experiment: Experiment, specimen: Specimen, facts: Facts) -> Bench:
+    """Do the steps before the call and return the bench that knows the names they made.
+
+    Raises InputError, also for a step that the kernel refuses; SpecimenError.
+    """
+    bench, where = Bench(specimen, facts), f'experiment "{experiment.id}"'
     for number, answer in enumerate(perform(experiment.setup, bench, f"{where}: setup")):
         if answer.refusal:
             raise InputError(f"{where}: setup[{number}]", f"the kernel refused {answer.refusal}")
+    return bench
+
+
+def predict(experiment: Experiment, bench: Bench) -> Prepared:
+    """Resolve an experiment's values on a bench that stands, and predict; nothing is changed.
+
+    Raises InputError for a value that does not fit, SpecimenError.
+    """
+    where, specimen, facts = f'experiment "{experiment.id}"', bench.specimen, bench.facts
     before = specimen.snapshot()
-    new = resolve_changes(
-        dict(experiment.change), specimen.current_map(), bench, f"{where}: change"
-    )
+    own = specimen.current_map()
+    new = resolve_changes(dict(experiment.change), own, bench, f"{where}: change")
     call = experiment.call
     size = bench.address(call.size, f"{where}: call.size")
     arg5 = bench.address(call.arg5, f"{where}: call.arg5")
@@ -179,7 +194,7 @@ def prepare(experiment: Experiment, specimen: Specimen, facts: Facts) -> Prepare
         new = PrctlMmMap.unpack(specimen.read(pointer, MAP_SIZE))
     situation = situation_of(specimen, new, size=size, arg5=arg5, pointer=pointer)
     explanation = explain(situation, facts)
-    shown = effects(new if not explanation.errno else specimen.current_map(), facts)
+    shown = effects(own if explanation.errno else new, facts)
     return Prepared(
         experiment, bench, new, situation, explanation, shown, before, size, arg5, pointer
     )
@@ -219,21 +234,18 @@ def run(
     Raises InputError for values that make no sense, UnsupportedSystem, SpecimenError if the set-up
     ends the specimen. A specimen that ends in the call itself, or after it, is an outcome.
     """
-    facts = facts_here()
     if specimen is not None:
-        return _run_on(experiment, specimen, facts, on_request)
+        return carry_out(prepare(experiment, specimen, facts_here()), on_request=on_request)
     with experiment.specimen.start() as fresh:
-        return _run_on(experiment, fresh, facts, on_request)
+        return carry_out(prepare(experiment, fresh, facts_here()), on_request=on_request)
 
 
-def _run_on(
-    experiment: Experiment,
-    specimen: Specimen,
-    facts: Facts,
-    on_request: Callable[[Request], None] | None,
-) -> Record:
-    prepared = prepare(experiment, specimen, facts)
-    request = _request(prepared, facts)
+def carry_out(prepared: Prepared, *, on_request: Callable[[Request], None] | None = None) -> Record:
+    """Make the call of a prepared experiment, do the steps after it, and return the record.
+
+    Raises as `run`.
+    """
+    request = _request(prepared, prepared.bench.facts)
     if on_request is not None:
         on_request(request)
     outcome, after, answers, final = _make_call(prepared)

@@ -266,3 +266,17 @@ def _toml_character(character: str) -> str:
         return character
     code = ord(character)
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def shipped_recipes() -> dict[str, Recipe]:
+    """Return the recipes that come with the lab, by file name without its ending.
+
+    They lie in data/recipes of a clone, or beside the package where it was installed.
+
+    >>> shipped_recipes()["identity"].experiments[0].change
+    mappingproxy({})
+    """
+    package = Path(__file__).parents[1]
+    folders = (package.parent / "data" / "recipes", package / "data" / "recipes")
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    return {path.stem: read_recipe(path) for path in sorted(folder.glob("*.toml"))}

@@ -355,6 +355,24 @@ class Diagnosis:
         """True if everything essential works."""
         return all(check.works is not False for check in self.checks if check.essential)
 
+    def text(self, *, brief: bool = False) -> str:
+        """Return what was found as lines of text; the few that matter most if `brief`."""
+        lines = [f"Linux {self.facts.release} on {self.facts.machine}"] if self.facts else []
+        for check in self.checks:
+            if brief and check.name not in _BRIEF and not (check.essential and not check.works):
+                continue
+            mark = {True: "works", False: "does not", None: ""}[check.works]
+            lines.append(f"{mark:>8}  {check.name:20}  {check.seen}")
+            if check.works is False and check.remedy:
+                lines.append(f"{'':32}{check.remedy}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.text(brief=True)
+
+
+_BRIEF = ("PR_SET_MM_MAP", "change of exe", "notebook stack")
+
 
 def doctor() -> Diagnosis:
     """Say what works here, what does not, and the remedy in this environment.

@@ -36,7 +36,8 @@ from prctlmm_lab.errors import (
 )
 from prctlmm_lab.kernel import syscalls
 from prctlmm_lab.kernel.abi import MAP_SIZE, PR_SET_MM, U64, Operation, PrctlMmMap
-from prctlmm_lab.kernel.procfs import STAT_MEMBERS, Snapshot, Unreadable, read_snapshot
+from prctlmm_lab.kernel.auxv import decode_auxv
+from prctlmm_lab.kernel.procfs import Snapshot, Unreadable, parse_stat, read_snapshot
 from prctlmm_lab.specimen.build import BUILDS, binary_path
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -131,24 +132,31 @@ class Specimen:
 
     def _settle(self, heap_pages: int) -> None:
         """Find the scratch memory, close what was inherited, name the process, grow the heap."""
-        snapshot = read_snapshot(self.pid)
-        stat, entries = snapshot.stat, {e.name: e.value for e in snapshot.aux_entries}
-        if isinstance(stat, Unreadable) or "AT_ENTRY" not in entries:
-            unread = f"stat is {stat}" if isinstance(stat, Unreadable) else "auxv is not readable"
-            raise SpecimenStartError(self.pid, "reading /proc", (f"its /proc/PID/{unread}",))
+        # The first answer also says that execve is over: posix_spawn returns before the kernel has
+        # noted the new program's addresses (fs/binfmt_elf.c, load_elf_binary).
+        closed = self.attempt("close_range", EXCHANGE + 1, 0xFFFFFFFF, 0)
+        stat, auxv = (_read_part(self.pid, part) for part in ("stat", "auxv"))
+        numbers = parse_stat(stat)
+        entries = {entry.name: entry.value for entry in decode_auxv(auxv)}
         self._entry = entries["AT_ENTRY"]
         # The program keeps its request just below the stack pointer it started with, which
         # start_stack is until the first call changes it. What lies below that is free.
-        self._scratch = (stat["start_stack"] - _REQUEST.size - _SCRATCH) & ~(PAGE - 1)
-        if self.attempt("close_range", EXCHANGE + 1, 0xFFFFFFFF, 0) == -errno.ENOSYS:
-            for descriptor in map(int, os.listdir(f"/proc/{self.pid}/fd")):  # before v5.9
+        self._scratch = (numbers["start_stack"] - _REQUEST.size - _SCRATCH) & ~(PAGE - 1)
+        grown = numbers["start_brk"] + heap_pages * PAGE
+        os.pwrite(self._exchange, b"specimen\0", 0)
+        *_, top = self._request_all(
+            [
+                self._call("pread64", EXCHANGE, self._scratch, 9, 0),
+                self._call("prctl", PR_SET_NAME, self._scratch),
+                self._call("brk", grown),
+            ]
+        )
+        if closed == -errno.ENOSYS:  # before v5.9
+            for descriptor in map(int, os.listdir(f"/proc/{self.pid}/fd")):
                 if descriptor > EXCHANGE:
                     self.syscall("close", descriptor)
-        self.write(self._scratch, b"specimen\0")
-        self.syscall("prctl", PR_SET_NAME, self._scratch)
-        if heap_pages:
-            top = self.brk()
-            self.brk(top + heap_pages * PAGE)
+        if top != grown:
+            raise SystemCallError(errno.ENOMEM, "brk", (grown,))
 
     # ---- life -------------------------------------------------------------------------------
 
@@ -193,8 +201,7 @@ class Specimen:
                              repr(name), "another Specimen for a second process")  # fmt: skip
         if len(arguments) > 6:
             raise InputError(name, "is too many arguments", str(len(arguments)), "at most 6")
-        number = syscalls.number(name, self.machine)
-        return self._request(number, arguments, call_text(name, arguments))
+        return self._request_all([self._call(name, *arguments)])[0]
 
     def syscall(self, name: str, *arguments: int) -> int:
         """Make a system call in the specimen and return its result.
@@ -209,12 +216,21 @@ class Specimen:
             raise SystemCallError(-result, name, arguments)
         return result
 
-    def _request(self, number: int, arguments: Sequence[int], step: str) -> int:
+    def _call(self, name: str, *arguments: int) -> tuple[int, Sequence[int], str]:
+        return syscalls.number(name, self.machine), arguments, call_text(name, arguments)
+
+    def _request_all(self, requests: Sequence[tuple[int, Sequence[int], str]]) -> list[int]:
+        """Send requests without waiting between them, then take their answers in order."""
         with self._lock:
             if self._ended is not None:
+                step = requests[0][2]
                 raise SpecimenGone(self.pid, step, self._ended.signal, self._ended.status)
-            self._send(number, arguments, step)
-            return self._receive(step)
+            first = self._sequence + 1
+            for request in requests:
+                self._send(*request)
+            return [
+                self._receive(step, first + number) for number, (_, _, step) in enumerate(requests)
+            ]
 
     def _send(self, number: int, arguments: Sequence[int], step: str) -> None:
         self._sequence += 1
@@ -227,8 +243,8 @@ class Specimen:
         except OSError:
             raise self._gone(step) from None
 
-    def _receive(self, step: str) -> int:
-        """Wait for the answer to the last request; whatever goes wrong ends the specimen."""
+    def _receive(self, step: str, sequence: int) -> int:
+        """Wait for the answer to a request; whatever goes wrong ends the specimen."""
         try:
             answer = self._socket.recv(_REQUEST.size)
         except TimeoutError:
@@ -240,7 +256,7 @@ class Specimen:
             raise
         if not answer:
             raise self._gone(step)
-        if len(answer) != _ANSWER.size or _ANSWER.unpack(answer)[0] != self._sequence:
+        if len(answer) != _ANSWER.size or _ANSWER.unpack(answer)[0] != sequence:
             self.stop()
             raise SpecimenChannelError(self.pid, step, len(answer))
         result: int = _ANSWER.unpack(answer)[1]
@@ -299,6 +315,15 @@ class Specimen:
                              f"at most {_SCRATCH:#x}")  # fmt: skip
         self.write(self._scratch, data)
         return self._scratch
+
+    def _place_and(self, data: bytes, name: str, *arguments: int) -> int:
+        """Put bytes into the scratch memory, make a call that reads them, return its raw result."""
+        os.pwrite(self._exchange, data, 0)
+        copy = self._call("pread64", EXCHANGE, self._scratch, len(data), 0)
+        copied, result = self._request_all([copy, self._call(name, *arguments)])
+        if copied != len(data):
+            raise SystemCallError(errno.EFAULT, "pread64", tuple(copy[1]))
+        return result
 
     def map(
         self,
@@ -457,7 +482,7 @@ class Specimen:
             answer = self._socket.recv(_REQUEST.size)
         sequence, result = _ANSWER.unpack(answer) if len(answer) == _ANSWER.size else (0, 0)
         if sequence == failed:
-            self._receive("getppid() after execve")
+            self._receive("getppid() after execve", self._sequence)
             raise SystemCallError(-result, "execve", call)
         if sequence != self._sequence:
             raise self._gone("execve")
@@ -520,8 +545,10 @@ class Specimen:
 
         Equivalent: `prctl(PR_SET_MM, PR_SET_MM_MAP, &map, size, arg5)` in C.
         """
-        address = self.place(new.pack()) if pointer is None else pointer
-        return -self.attempt("prctl", PR_SET_MM, Operation.MAP, address, size, arg5)
+        call = (PR_SET_MM, Operation.MAP)
+        if pointer is not None:
+            return -self.attempt("prctl", *call, pointer, size, arg5)
+        return -self._place_and(new.pack(), "prctl", *call, self._scratch, size, arg5)
 
     def set_maps(self, maps: bytes) -> bytes:
         """Make the call for an array of packed maps and return one errno byte for each.
@@ -540,7 +567,8 @@ class Specimen:
         _write_all(self._exchange, maps)
         array = self.map(length, shared=True, descriptor=EXCHANGE)
         try:
-            self._request(_BATCH, (array, count, array + len(maps)), f"a batch of {count} maps")
+            batch = (array, count, array + len(maps))
+            self._request_all([(_BATCH, batch, f"a batch of {count} maps")])
             return os.pread(self._exchange, count, len(maps))
         finally:
             if self._ended is None:
@@ -550,10 +578,10 @@ class Specimen:
     def current_map(self) -> PrctlMmMap:
         """Return the map that changes nothing: ten members from stat, brk by asking.
 
-        Raises SpecimenError if stat cannot be read.
+        Raises OSError if its stat cannot be read, SpecimenError if it ended.
         """
-        members = self.snapshot().members
-        return PrctlMmMap(**members)
+        members = parse_stat(_read_part(self.pid, "stat")).members
+        return PrctlMmMap(**members, brk=self.brk())
 
     def release_executable(self) -> None:
         """Leave no mapping of its own executable, so that `exe_fd` is accepted.
@@ -625,6 +653,15 @@ def _spawn(
             except OSError as error:
                 reasons.append(f"{description}: {error.strerror}")
     raise SpecimenStartError(0, "posix_spawn", tuple(reasons))
+
+
+def _read_part(pid: int, part: str) -> bytes:
+    try:
+        with open(f"/proc/{pid}/{part}", "rb", buffering=0) as file:
+            return file.read()
+    except OSError as error:
+        reason = f"its /proc/PID/{part} cannot be read: {error.strerror}"
+        raise SpecimenStartError(pid, "reading /proc", (reason,)) from error
 
 
 def _duplicate(descriptors: contextlib.ExitStack, descriptor: int) -> int:

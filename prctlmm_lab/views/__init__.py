@@ -1,0 +1,1 @@
+"""Pictures, tables and widgets: what a person sees of a snapshot, an explanation, a record."""
