@@ -7,6 +7,7 @@ sentence from them, so that a program can act on the parts and a person can read
 from __future__ import annotations
 
 import errno as _errno
+import os
 import signal as _signal
 from typing import Any
 
@@ -90,7 +91,8 @@ class SpecimenGone(SpecimenError):
     """Say at which step a specimen ended, and by which signal or exit status.
 
     `signal` is 0 for a specimen that exited by itself, `status` is -1 for one that was killed.
-    Both are -1 when another part of this process reaped it first.
+    Both are -1 when another part of this process reaped it first, and for a specimen that became
+    another program.
 
     >>> print(SpecimenGone(4242, "munmap(0x401000, 0x1000)", 11, -1))
     specimen 4242 was killed by SIGSEGV at munmap(0x401000, 0x1000)
@@ -152,16 +154,15 @@ class SystemCallError(LabError, OSError):
     def __init__(self, errno: int, call: str, arguments: tuple[int, ...]) -> None:
         super().__init__(errno, call, arguments)
         self.errno, self.call, self.arguments = errno, call, arguments
+        self.strerror, self.filename = os.strerror(errno), None  # OSError took call and arguments
 
     @property
     def errno_name(self) -> str:
+        """The name of the errno, such as EFAULT."""
         return _errno.errorcode.get(self.errno, str(self.errno))  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        import os
-
-        shown = call_text(self.call, self.arguments)
-        return f"{shown} = {self.errno_name} ({os.strerror(self.errno or 0)})"
+        return f"{call_text(self.call, self.arguments)} = {self.errno_name} ({self.strerror})"
 
 
 def call_text(call: str, arguments: tuple[int, ...]) -> str:

@@ -91,8 +91,8 @@ def encode_auxv(entries: Iterable[tuple[str | int, int]]) -> bytes:
     for kind, value in entries:
         if isinstance(kind, str):
             if kind not in TYPES:
-                raise InputError("auxv", "is not the name of an auxiliary vector type",
-                                 repr(kind)[:80], "a name such as AT_PAGESZ, or a number")  # fmt: skip
+                raise InputError("auxv", "is not the name of a type in an auxiliary vector",
+                                 repr(kind)[:80], "one such as AT_PAGESZ, or a number")  # fmt: skip
             kind = TYPES[kind]
         for word in (kind, value):
             if not 0 <= word <= U64:

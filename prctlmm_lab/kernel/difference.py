@@ -19,7 +19,7 @@ COUNTERS: dict[str, frozenset[str]] = {
     ),
     "statm": frozenset({"resident", "shared"}),
     "status": frozenset(
-        "State VmHWM VmRSS RssAnon RssFile RssShmem VmPTE VmSwap voluntary_ctxt_switches "
+        "State SigQ VmHWM VmRSS RssAnon RssFile RssShmem VmPTE VmSwap voluntary_ctxt_switches "
         "nonvoluntary_ctxt_switches Cpus_allowed Cpus_allowed_list Mems_allowed "
         "Mems_allowed_list VmPeak x86_Thread_features".split()
     ),
@@ -44,10 +44,10 @@ class Change:
 
 
 def shown(value: object) -> str:
-    """Write a value as a person reads it: ints in hex, bytes as quoted text.
+    r"""Write a value as a person reads it: ints in hex, bytes as quoted text.
 
-    >>> shown(4096), shown(b"a\\0b"), shown(None)
-    ('0x1000', "b'a\\\\x00b'", '(none)')
+    >>> shown(4096), shown(b"a\0b"), shown(None)
+    ('0x1000', "b'a\\x00b'", '(none)')
     """
     if value is None:
         return "(none)"
@@ -83,7 +83,8 @@ def _all_changes(before: Snapshot, after: Snapshot) -> Iterator[Change]:
         yield from _compare(place, _fields(old), _fields(new))
     if before.brk is not None and after.brk is not None and before.brk != after.brk:
         yield Change("brk()", "", before.brk, after.brk)
-    yield from _compare("maps", _areas(before), _areas(after))
+    for change in _compare("maps", _areas(before), _areas(after)):
+        yield _area_change(change)
     yield from _compare("auxv", _vector(before), _vector(after))
     for place in ("cmdline", "environ", "exe"):
         old, new = getattr(before, place), getattr(after, place)
@@ -103,12 +104,27 @@ def _fields(part: object) -> Mapping[str, object]:
 def _areas(snapshot: Snapshot) -> Mapping[str, object]:
     if isinstance(snapshot.maps, Unreadable):
         return {"": snapshot.maps}
-    return {f"{vma.start:#x}-{vma.end:#x}": _area_text(vma) for vma in snapshot.maps}
+    return {f"{vma.start:#x}-{vma.end:#x}": vma for vma in snapshot.maps}
 
 
-def _area_text(vma: Vma) -> str:
-    deleted = " (deleted)" if vma.deleted else ""
-    return f"{vma.permissions} {vma.label or vma.path or '(anonymous)'}{deleted}"
+def _area_change(change: Change) -> Change:
+    """Write the two VMAs as text, with as much of each as tells them apart."""
+    before, after = _area_text(change.before), _area_text(change.after)
+    if before == after:
+        before, after = (f"{_area_text(v)} {_area_file(v)}" for v in (change.before, change.after))
+    return Change(change.place, change.name, before, after)
+
+
+def _area_text(area: object) -> object:
+    if not isinstance(area, Vma):
+        return area
+    deleted = " (deleted)" if area.deleted else ""
+    return f"{area.permissions} {area.label or area.path or '(anonymous)'}{deleted}"
+
+
+def _area_file(vma: Vma) -> str:
+    major, minor = vma.device
+    return f"(offset {vma.offset:#x}, device {major:02x}:{minor:02x}, inode {vma.inode})"
 
 
 def _vector(snapshot: Snapshot) -> Mapping[str, object]:

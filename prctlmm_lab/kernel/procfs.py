@@ -27,7 +27,7 @@ STAT_FIELDS: tuple[str, ...] = tuple(
     exit_signal processor rt_priority policy delayacct_blkio_ticks guest_time cguest_time start_data
     end_data start_brk arg_start arg_end env_start env_end exit_code""".split()
 )
-"""The 52 fields of /proc/PID/stat in order; the ten that the call writes have the struct's names."""
+"""The 52 fields of /proc/PID/stat in order; the ten of the struct have its members' names."""
 
 STAT_MEMBERS: tuple[str, ...] = tuple(m.name for m in MEMBERS if m.stat_field)
 """The ten members that stat shows, in the order of the struct."""
@@ -63,6 +63,7 @@ class Unreadable:
 
     @property
     def errno_name(self) -> str:
+        """The name of the errno, such as EACCES."""
         return errno.errorcode.get(self.errno, str(self.errno))
 
     def __str__(self) -> str:
@@ -203,9 +204,9 @@ def parse_stat(text: bytes) -> Stat:
 
 
 def parse_statm(text: bytes) -> dict[str, int]:
-    """Parse /proc/PID/statm: seven counts of pages.
+    r"""Parse /proc/PID/statm: seven counts of pages.
 
-    >>> parse_statm(b"9 1 1 2 0 5 0\\n")["text"]
+    >>> parse_statm(b"9 1 1 2 0 5 0\n")["text"]
     2
     """
     return dict(zip(STATM_FIELDS, map(int, text.split()), strict=False))
@@ -277,10 +278,17 @@ def _real_name(
     marked = shown.endswith(_DELETED)
     if identify is not None and (marked or "\\012" in shown):
         for candidate in dict.fromkeys((shown, shown.replace("\\012", "\n"))):
-            if identify(candidate) == identity:
+            if _is_same_file(identify(candidate), identity):
                 return candidate, False
     name = shown.replace("\\012", "\n")
     return (name.removesuffix(_DELETED), True) if marked else (name, False)
+
+
+def _is_same_file(found: tuple[int, int, int] | None, shown: tuple[int, int, int]) -> bool:
+    """Compare inodes and devices; btrfs and overlayfs tell stat(2) another device, of major 0."""
+    if found is None or found[2] != shown[2]:
+        return False
+    return found[:2] == shown[:2] or found[0] == shown[0] == 0
 
 
 def parse_maps(text: bytes, identify: Identify | None = None) -> tuple[Vma, ...]:
@@ -303,18 +311,19 @@ def parse_smaps(
 
 
 def parse_limits(text: bytes) -> dict[str, Limit]:
-    """Parse /proc/PID/limits, by the RLIMIT_ names; None stands for unlimited.
+    r"""Parse /proc/PID/limits, by the RLIMIT_ names; None stands for unlimited.
 
     >>> row = b"Max data size             4096                 unlimited            bytes     "
-    >>> parse_limits(b"Limit Soft Limit\\n" + row)["RLIMIT_DATA"]
+    >>> parse_limits(b"Limit Soft Limit\n" + row)["RLIMIT_DATA"]
     Limit(soft=4096, hard=None)
     """
     limits: dict[str, Limit] = {}
     for line in text.split(b"\n"):
-        words = re.split(r" {2,}", line.decode("ascii", "replace").strip())
-        if words[0] in LIMIT_NAMES and len(words) >= 3:
-            soft, hard = (None if word == "unlimited" else int(word) for word in words[1:3])
-            limits[LIMIT_NAMES[words[0]]] = Limit(soft, hard)
+        # The name has 25 columns; a number may fill its 20, and then one space follows it.
+        name, words = line[:25].decode("ascii", "replace").strip(), line[25:].split()
+        if name in LIMIT_NAMES:
+            soft, hard = (None if word == b"unlimited" else int(word) for word in words[:2])
+            limits[LIMIT_NAMES[name]] = Limit(soft, hard)
     return limits
 
 
@@ -364,15 +373,14 @@ def read_snapshot(pid: int | str = "self", *, smaps: bool = False) -> Snapshot:
 
 def _open_process(pid: int | str) -> int:
     shown = hex(pid) if isinstance(pid, int) else repr(pid)[:80]
-    if pid != "self" and not (isinstance(pid, int) and not isinstance(pid, bool) and pid > 0):
+    is_number = isinstance(pid, int) and not isinstance(pid, bool) and 0 < pid < 1 << 31
+    if pid != "self" and not is_number:
         raise InputError(
-            "pid", "is not a process number", shown, 'a whole number above 0, or "self"'
+            "pid", "is not a process number", shown[:80], 'a whole number above 0, or "self"'
         )
     try:
         return os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ESRCH):
-            raise
+    except (FileNotFoundError, ProcessLookupError) as error:
         raise InputError(
             "pid", f"no process has number {pid} ({shown}); it may have ended"
         ) from error

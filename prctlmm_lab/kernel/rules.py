@@ -102,8 +102,13 @@ def _changes_exe(s: Situation) -> Any:
     return s.map.exe_fd != NO_EXE
 
 
-def _exe_numbers(problem: str) -> Numbers:
-    return lambda s, f: f"exe_fd = {s.map.exe_fd:#x} {problem}"
+def _exe_numbers(need: str) -> Numbers:
+    def numbers(s: Situation, f: Facts) -> str:
+        if s.map.exe_fd == NO_EXE:
+            return f"exe_fd = {s.map.exe_fd:#x} asks for no change"
+        return f"exe_fd = {s.map.exe_fd:#x} {need}"
+
+    return numbers
 
 
 def _range_rule(member: str) -> Rule:
@@ -319,7 +324,8 @@ class Explanation:
         return f"{errno_name(self.errno)}: {rule.title} ({rule.id}): {self.deciding.numbers}"
 
     def __str__(self) -> str:
-        return "\n".join([self.verdict, *map(str, self.broken)])
+        later = (f"also broken: {f.rule.id}: {f.numbers}" for f in self.broken[1:])
+        return "\n".join([self.verdict, *later])
 
 
 def errno_name(number: int) -> str:

@@ -27,7 +27,8 @@ def binary_path(build: str, machine: str = "x86_64") -> Path:
 def build(name: str) -> bytes:
     """Assemble and link one build and return the file's bytes.
 
-    Equivalent: `as --64 --defsym PIE=0 -o o x86_64.S; ld -m elf_x86_64 --oformat binary -Ttext 0 o`.
+    Equivalent: `as --64 --defsym PIE=0 -o o x86_64.S;
+    ld -m elf_x86_64 --oformat binary -Ttext 0 -o binary o`.
 
     Raises UnsupportedSystem without binutils, CalledProcessError if the source does not assemble.
     """

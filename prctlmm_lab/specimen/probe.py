@@ -12,6 +12,7 @@ import errno
 import os
 import platform
 import re
+import shutil
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -31,14 +32,16 @@ from prctlmm_lab.specimen.situation import may_change_exe
 STACK = ("jupyterlab", "ipykernel", "ipywidgets", "matplotlib", "pandas", "numpy", "pydantic")
 """The notebook stack, whose versions decide what is shown."""
 
-CAPABILITIES = (
+CAPABILITIES = tuple(
     "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
     "NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO "
     "SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME "
     "SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG "
-    "WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-).split()
+    "WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE".split()
+)
 """Capabilities in the order of their bits, without the CAP_ prefix (linux/capability.h)."""
+
+_TASK_SIZE = (1 << 47) - PAGE
 
 LSMS = {
     100: "capability", 101: "selinux", 102: "smack", 103: "tomoyo", 104: "apparmor", 105: "yama",
@@ -61,43 +64,65 @@ def facts_here() -> Facts:
 
     Raises UnsupportedSystem or SpecimenError where no specimen can be started.
     """
-    with Specimen() as specimen:
+    with _modest_specimen() as specimen:
         return probe_facts(specimen)
 
 
 def probe_facts(specimen: Specimen) -> Facts:
-    """Find the facts by asking a specimen, which is left with changed notes and limits."""
-    answer, size = ask_map_size(specimen)
+    """Find the facts by asking a specimen, which is left with changed notes.
+
+    What cannot be asked holds the newest kernels' value and is named in `assumed`.
+    """
+    refusal, size = ask_map_size(specimen)
+    modest = _modest(specimen.current_map())
+    refusal = refusal or specimen.set_map(modest)
     assumed: list[str] = []
 
-    def probed(name: str, found: bool | int | None, newest: int) -> int:
+    def probed(name: str, newest: int, ask: Callable[[], int | None]) -> int:
+        found = None if refusal else ask()
         if found is None:
             assumed.append(name)
         return newest if found is None else found
 
-    own = specimen.current_map()
-    available = answer == 0
-    accepts = _acceptance(specimen, own)
-    lowest, highest = _bounds(accepts, own.start_stack) if available else (PAGE, (1 << 47) - PAGE)
-    capacity = _auxv_capacity(specimen, own) if available else 0
+    def accepts(**members: int) -> bool:
+        return specimen.set_map(modest.changed(**members)) == 0
+
+    start, end = modest.start_data, modest.end_data
+    inside = modest.start_stack
     return Facts(
         release=platform.release(),
         machine=platform.machine(),
         page_size=PAGE,
-        available=available,
-        refusal_errno=answer,
+        available=not refusal,
+        refusal_errno=refusal,
         map_size=size,
-        lowest=lowest,
-        highest=highest,
-        auxv_capacity=capacity,
-        empty_data_accepted=not available or accepts(start_data=own.end_data),
-        heap_below_data_accepted=not available
-        or accepts(start_brk=own.start_data, brk=own.end_data),
-        exe_permission_errno=probed("exe_permission_errno", _permission_errno(own), errno.EPERM),
-        mapped_exe_refused=bool(probed("mapped_exe_refused", _mapped_exe_refused(), True)),
-        written_exe_refused=bool(probed("written_exe_refused", _written_exe_refused(), True)),
-        assumed=() if available else ("lowest", "highest", "auxv_capacity", *assumed),
+        lowest=probed("lowest", PAGE, lambda: _furthest(accepts, inside, 0)),
+        highest=probed("highest", _TASK_SIZE - 1, lambda: _furthest(accepts, inside, U64)),
+        auxv_capacity=probed("auxv_capacity", 448, lambda: _auxv_capacity(specimen, modest)),
+        empty_data_accepted=bool(
+            probed("empty_data_accepted", True, lambda: accepts(start_data=end))
+        ),
+        heap_below_data_accepted=bool(
+            probed("heap_below_data_accepted", True, lambda: accepts(start_brk=start, brk=start))
+        ),
+        exe_permission_errno=probed("exe_permission_errno", errno.EPERM, _permission_errno),
+        mapped_exe_refused=bool(probed("mapped_exe_refused", True, _mapped_exe_refused)),
+        written_exe_refused=bool(probed("written_exe_refused", True, _written_exe_refused)),
+        assumed=tuple(assumed),
     )
+
+
+@contextlib.contextmanager
+def _modest_specimen() -> Iterator[Specimen]:
+    """Give a specimen without a heap, whose RLIMIT_DATA is as large as it may be."""
+    with Specimen(heap_pages=0) as specimen:
+        specimen.set_limit("DATA", specimen.limit("DATA")[1])
+        yield specimen
+
+
+def _modest(own: PrctlMmMap) -> PrctlMmMap:
+    """Return a map that every kernel accepts, however small RLIMIT_DATA: one byte of data."""
+    return own.changed(start_data=own.end_data - 1, brk=own.start_brk)
 
 
 def ask_map_size(specimen: Specimen) -> tuple[int, int]:
@@ -111,54 +136,47 @@ def ask_map_size(specimen: Specimen) -> tuple[int, int]:
     return answer, told if answer == 0 else MAP_SIZE
 
 
-def _acceptance(specimen: Specimen, own: PrctlMmMap) -> Callable[..., bool]:
-    def accepts(**members: int) -> bool:
-        return specimen.set_map(own.changed(**members)) == 0
-
-    return accepts
-
-
-def _bounds(accepts: Callable[..., bool], inside: int) -> tuple[int, int]:
-    """Bisect for the lowest and the highest start_stack, the one member no other rule reads."""
-
-    def bisect(good: int, bad: int) -> int:
-        while abs(bad - good) > 1:
-            middle = (good + bad) // 2
-            good, bad = (middle, bad) if accepts(start_stack=middle) else (good, middle)
-        return good
-
-    lowest = 0 if accepts(start_stack=0) else bisect(inside, 0)
-    return lowest, U64 if accepts(start_stack=U64) else bisect(inside, U64)
-
-
-def _auxv_capacity(specimen: Specimen, own: PrctlMmMap) -> int:
-    """Bisect for the largest auxv_size, over memory that is surely readable."""
-    top = 16 * PAGE
-    memory = specimen.map(top)
-    good, bad = 0, top + 1
-    while bad - good > 1:
+def _furthest(accepts: Callable[..., bool], good: int, bad: int) -> int:
+    """Bisect for the last start_stack that is accepted: the one member no other rule reads."""
+    if accepts(start_stack=bad):
+        return bad
+    while abs(bad - good) > 1:
         middle = (good + bad) // 2
-        accepted = specimen.set_map(own.changed(auxv=memory, auxv_size=middle)) == 0
-        good, bad = (middle, bad) if accepted else (good, middle)
-    specimen.unmap(memory, top)
+        good, bad = (middle, bad) if accepts(start_stack=middle) else (good, middle)
     return good
 
 
-def _permission_errno(own: PrctlMmMap) -> int | None:
+def _auxv_capacity(specimen: Specimen, modest: PrctlMmMap) -> int:
+    """Bisect for the largest auxv_size, over memory that is surely readable."""
+    top = 16 * PAGE
+    memory = specimen.place(bytes(top))
+    good, bad = 0, top + 1
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        accepted = specimen.set_map(modest.changed(auxv=memory, auxv_size=middle)) == 0
+        good, bad = (middle, bad) if accepted else (good, middle)
+    return good
+
+
+def _permission_errno() -> int | None:
     """Ask for a change of exe with a closed descriptor, without the permission for it."""
-    with Specimen() as specimen:
+    with _modest_specimen() as specimen:
         if may_change_exe(specimen.snapshot()):
             try:
                 specimen.become(65534)
             except SystemCallError:
                 return None
-        return specimen.set_map(specimen.current_map().changed(exe_fd=0x7FFFFFFF))
+        return _exe_answer(specimen, 0x7FFFFFFF)
+
+
+def _exe_answer(specimen: Specimen, descriptor: int) -> int:
+    return specimen.set_map(_modest(specimen.current_map()).changed(exe_fd=descriptor))
 
 
 @contextlib.contextmanager
 def privileged_specimen() -> Iterator[Specimen | None]:
     """Give a specimen that may change its exe link, in a user namespace if need be, or None."""
-    with Specimen() as specimen:
+    with _modest_specimen() as specimen:
         if not may_change_exe(specimen.snapshot()):
             try:
                 specimen.enter_user_namespace()
@@ -169,26 +187,26 @@ def privileged_specimen() -> Iterator[Specimen | None]:
 
 
 def _mapped_exe_refused() -> bool | None:
-    with privileged_specimen() as specimen:
-        if specimen is None:
-            return None
-        new = specimen.current_map().changed(exe_fd=specimen.memory_file("other"))
-        return bool(specimen.set_map(new) == errno.EBUSY)
+    with privileged_specimen() as specimen, _none_if_refused():
+        if specimen is not None:
+            return _exe_answer(specimen, specimen.memory_file("other")) == errno.EBUSY
+    return None
 
 
 def _written_exe_refused() -> bool | None:
     """Offer a memory file that was opened again for writing, which makes it count as written."""
-    with privileged_specimen() as specimen:
-        if specimen is None:
-            return None
-        specimen.release_executable()
-        descriptor = specimen.memory_file("written")
-        try:
+    with privileged_specimen() as specimen, _none_if_refused():
+        if specimen is not None:
+            specimen.release_executable()
+            descriptor = specimen.memory_file("written")
             specimen.open(f"/proc/self/fd/{descriptor}", os.O_RDWR)
-        except SystemCallError:
-            return None
-        new = specimen.current_map().changed(exe_fd=descriptor)
-        return bool(specimen.set_map(new) == errno.EACCES)
+            return _exe_answer(specimen, descriptor) == errno.EACCES
+    return None
+
+
+def _none_if_refused() -> contextlib.suppress:
+    """Leave a question open whose preparations the system refuses."""
+    return contextlib.suppress(SystemCallError)
 
 
 # ---- the environment ------------------------------------------------------------------------
@@ -255,13 +273,13 @@ def capability_names(bits: int) -> tuple[str, ...]:
 
     Equivalent: `capsh --decode=MASK`.
     """
-    known = {i: name for i, name in enumerate(CAPABILITIES)}
+    known = dict(enumerate(CAPABILITIES))
     return tuple(known.get(i, str(i)) for i in range(bits.bit_length()) if bits >> i & 1)
 
 
 def _tries(step: Callable[[Specimen], object]) -> int:
     """Let a specimen do something and return the errno, 0 if it could."""
-    with Specimen() as specimen:
+    with Specimen(heap_pages=0) as specimen:
         try:
             step(specimen)
         except SystemCallError as error:
@@ -277,7 +295,7 @@ def _set_start_code_as_it_is(specimen: Specimen) -> None:
 def _active_lsms() -> tuple[str, ...]:
     with contextlib.suppress(OSError):
         return tuple(Path("/sys/kernel/security/lsm").read_text().strip().split(","))
-    with Specimen() as specimen:
+    with Specimen(heap_pages=0) as specimen:
         ids = specimen.place(bytes(512) + struct.pack("<I", 512))
         count = specimen.attempt("lsm_list_modules", ids, ids + 512, 0)  # v6.8
         if count <= 0:
@@ -314,7 +332,7 @@ def _virtual_machine() -> str:
         if re.search(r"QEMU|VMware|innotek|Xen|Amazon|Google|Microsoft|Parallels", vendor):
             return vendor
     with contextlib.suppress(OSError):
-        if re.search(r"^flags\b.*\bhypervisor\b", Path("/proc/cpuinfo").read_text(), re.M):
+        if re.search(r"(?m)^flags\b.*\bhypervisor\b", Path("/proc/cpuinfo").read_text()):
             return "unnamed hypervisor"
     return ""
 
@@ -390,7 +408,7 @@ def doctor() -> Diagnosis:
 
 def _call_checks(facts: Facts, around: Environment) -> tuple[Check, ...]:
     size = f"struct of {facts.map_size} bytes"
-    refusal = f"PR_SET_MM_MAP_SIZE gives {errno_name(facts.refusal_errno)}"
+    refusal = f"the call gives {errno_name(facts.refusal_errno)}"
     addresses = f"{facts.lowest:#x} to {facts.highest:#x}, for each of {len(ADDRESSES)} members"
     permitted = {"SYS_ADMIN", "CHECKPOINT_RESTORE"} & set(around.capabilities)
     if permitted:
@@ -420,8 +438,9 @@ def _call_checks(facts: Facts, around: Environment) -> tuple[Check, ...]:
 def _missing_call_remedy(around: Environment) -> str:
     if around.virtual_machine == "gVisor":
         return "gVisor does not have the call: use a runtime with a Linux kernel."
-    if around.seccomp == "filter" and around.container:
-        return "Ask for a seccomp profile that lets prctl pass, or run outside the container."
+    if around.seccomp == "filter":
+        where = "the container" if around.container else "the sandbox"
+        return f"Ask for a seccomp profile that lets prctl pass, or run outside {where}."
     return "Use a kernel with CONFIG_CHECKPOINT_RESTORE=y (Debian, Ubuntu, Fedora, WSL2 have it)."
 
 
@@ -471,9 +490,12 @@ def _stack_checks(around: Environment) -> tuple[Check, ...]:
     missing = [name for name, version in around.versions.items() if version is None]
     shown = ", ".join(f"{name} {version}" for name, version in around.versions.items() if version)
     python = f"{around.python} ({Path(sys.prefix).name})"
+    ps = shutil.which("ps")
     return (
         Check("Python", sys.version_info >= (3, 11), python, "Use Python 3.11 or newer.",
               True),
+        Check("ps", ps is not None, ps or "not installed",
+              "Notebook 00 looks through its eyes: install procps."),
         Check(
             "notebook stack", not missing, f"missing: {', '.join(missing)}" if missing else shown,
             "Run `make lab`, which installs it.",

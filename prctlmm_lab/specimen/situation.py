@@ -13,14 +13,12 @@ import struct
 from prctlmm_lab.kernel.abi import MAP_SIZE, NO_EXE, PrctlMmMap
 from prctlmm_lab.kernel.procfs import Snapshot, Unreadable
 from prctlmm_lab.kernel.rules import ExeFile, Situation
-from prctlmm_lab.specimen.process import EXCHANGE, Specimen
+from prctlmm_lab.specimen.process import MAP_PRIVATE, PAGE, PROT, Specimen
 
 CAP_SYS_ADMIN, CAP_CHECKPOINT_RESTORE = 21, 40
 _O_PATH = 0o10000000
-_ST_NOEXEC = 8
-_PROC_SUPER_MAGIC = 0x9FA0
 _F_GETFL, _F_SETLEASE, _F_RDLCK, _F_UNLCK = 3, 1024, 0, 2
-_AT_EMPTY_PATH, _AT_EACCESS = 0x1000, 0x200
+_AT_EMPTY_PATH, _AT_EACCESS, _AT_EXECVE_CHECK = 0x1000, 0x200, 0x10000
 
 
 def situation_of(
@@ -37,18 +35,19 @@ def situation_of(
 
     Raises SpecimenError if the specimen ends meanwhile.
     """
-    changes_exe = new.exe_fd != NO_EXE
-    return Situation(
-        map=new,
-        size=size,
-        arg5=arg5,
-        struct_readable=pointer is None or is_readable(specimen, pointer, MAP_SIZE),
-        auxv_readable=not new.auxv_size or is_readable(specimen, new.auxv, new.auxv_size),
-        rlimit_data=specimen.limit("DATA")[0],
-        may_change_exe=may_change_exe(specimen.snapshot()) if changes_exe else False,
-        exe=exe_file(specimen, new.exe_fd) if changes_exe else ExeFile(),
-        exe_mapped=exe_is_mapped(specimen.snapshot()) if changes_exe else True,
-    )
+    with specimen.undivided:
+        changes_exe = new.exe_fd != NO_EXE
+        return Situation(
+            map=new,
+            size=size,
+            arg5=arg5,
+            struct_readable=pointer is None or is_readable(specimen, pointer, MAP_SIZE),
+            auxv_readable=not new.auxv_size or is_readable(specimen, new.auxv, new.auxv_size),
+            rlimit_data=specimen.limit("DATA")[0],
+            may_change_exe=may_change_exe(specimen.snapshot()) if changes_exe else False,
+            exe=exe_file(specimen, new.exe_fd) if changes_exe else ExeFile(),
+            exe_mapped=exe_is_mapped(specimen.snapshot()) if changes_exe else True,
+        )
 
 
 def is_readable(specimen: Specimen, address: int, length: int) -> bool:
@@ -56,8 +55,7 @@ def is_readable(specimen: Specimen, address: int, length: int) -> bool:
 
     Lengths above 1 MiB are judged by their first: no rule lets such a size reach the copy.
     """
-    length = min(length, 1 << 20)
-    return specimen.attempt("pwrite64", EXCHANGE, address, length, 0) == length
+    return specimen.can_read(address, length)
 
 
 def may_change_exe(snapshot: Snapshot) -> bool:
@@ -69,37 +67,48 @@ def may_change_exe(snapshot: Snapshot) -> bool:
 
 
 def exe_is_mapped(snapshot: Snapshot) -> bool:
-    """Tell whether a VMA maps the very file that the exe link names."""
+    """Tell whether a VMA maps the very file that the exe link names.
+
+    The device is not compared: on btrfs and overlayfs, stat(2) and maps tell different ones.
+    """
     try:
-        found = os.stat(f"/proc/{snapshot.pid}/exe")
+        inode = os.stat(f"/proc/{snapshot.pid}/exe").st_ino
     except OSError:
         return True  # what cannot be seen is taken as the usual case
-    identity = (os.major(found.st_dev), os.minor(found.st_dev)), found.st_ino
     link = snapshot.exe if isinstance(snapshot.exe, str) else ""
     name = link.removesuffix(" (deleted)")
-    return any((v.device, v.inode) == identity and v.path in (link, name) for v in snapshot.vmas)
+    return any(v.inode == inode and v.path in (link, name) for v in snapshot.vmas)
 
 
 def exe_file(specimen: Specimen, descriptor: int) -> ExeFile:
     """Look at a descriptor of the specimen as the kernel will for exe_fd."""
-    flags = specimen.attempt("fcntl", descriptor, _F_GETFL, 0)
-    if flags < 0 or flags & _O_PATH:
-        return ExeFile()
-    buffer = specimen.place(bytes(256))
-    specimen.syscall("fstat", descriptor, buffer)
-    (mode,) = struct.unpack_from("<I", specimen.read(buffer, 144), 24)
-    specimen.syscall("fstatfs", descriptor, buffer)
-    file_system = specimen.read(buffer, 120)
-    (kind,) = struct.unpack_from("<q", file_system)
-    (mount_flags,) = struct.unpack_from("<q", file_system, 80)
-    is_noexec = bool(mount_flags & _ST_NOEXEC) or kind == _PROC_SUPER_MAGIC
-    return ExeFile(
-        is_open=True,
-        is_regular=stat.S_ISREG(mode),
-        is_noexec=is_noexec,
-        is_executable=_is_executable(specimen, descriptor, mode, is_noexec),
-        is_written=stat.S_ISREG(mode) and _is_written(specimen, descriptor),
-    )
+    with specimen.undivided:
+        flags = specimen.attempt("fcntl", descriptor, _F_GETFL, 0)
+        if flags < 0 or flags & _O_PATH:
+            return ExeFile()
+        buffer = specimen.place(bytes(256))
+        specimen.syscall("fstat", descriptor, buffer)
+        (mode,) = struct.unpack_from("<I", specimen.read(buffer, 144), 24)
+        is_noexec = _is_noexec(specimen, descriptor)
+        return ExeFile(
+            is_open=True,
+            is_regular=stat.S_ISREG(mode),
+            is_noexec=is_noexec,
+            is_executable=_is_executable(specimen, descriptor, mode, is_noexec),
+            is_written=stat.S_ISREG(mode) and _is_written(specimen, descriptor),
+        )
+
+
+def _is_noexec(specimen: Specimen, descriptor: int) -> bool:
+    """Ask to map the file for executing: EPERM says that its mount or file system forbids it.
+
+    Source: mm/mmap.c, do_mmap(), path_noexec().
+    """
+    rights = PROT["r"] | PROT["x"]
+    answer = specimen.attempt("mmap", 0, PAGE, rights, MAP_PRIVATE, descriptor, 0)
+    if answer >= 0:
+        specimen.unmap(answer, PAGE)
+    return answer == -errno.EPERM
 
 
 def _is_executable(specimen: Specimen, descriptor: int, mode: int, is_noexec: bool) -> bool:
@@ -108,27 +117,22 @@ def _is_executable(specimen: Specimen, descriptor: int, mode: int, is_noexec: bo
     empty = specimen.place(b"\0")
     flags = _AT_EMPTY_PATH | _AT_EACCESS
     answer = specimen.attempt("faccessat2", descriptor, empty, os.X_OK, flags)
-    return bool(mode & 0o111) if answer == -errno.ENOSYS else answer == 0  # before v5.8
+    return answer == 0 if answer in (0, -errno.EACCES) else bool(mode & 0o111)  # before v5.8
 
 
 def _is_written(specimen: Specimen, descriptor: int) -> bool:
-    """Ask for a read lease, which the kernel refuses while any process could write the file."""
+    """Ask for a read lease, which the kernel refuses while any process could write the file.
+
+    Without the right to one (another user's file, a file system without leases), ask whether the
+    file could be executed: ETXTBSY, since v6.14. Where neither is told, it is taken as not written.
+    """
     answer = specimen.attempt("fcntl", descriptor, _F_SETLEASE, _F_RDLCK)
     if answer == 0:
         specimen.syscall("fcntl", descriptor, _F_SETLEASE, _F_UNLCK)
         return False
     if answer == -errno.EAGAIN:
         return True
-    return _written_by_itself(specimen, descriptor)  # not the file's owner, or no leases there
-
-
-def _written_by_itself(specimen: Specimen, descriptor: int) -> bool:
-    folder = f"/proc/{specimen.pid}/fd"
-    file = os.stat(f"{folder}/{descriptor}")
-    for name in os.listdir(folder):
-        other = os.stat(f"{folder}/{name}")
-        if (other.st_dev, other.st_ino) == (file.st_dev, file.st_ino):
-            flags = specimen.attempt("fcntl", int(name), _F_GETFL, 0)
-            if flags >= 0 and flags & os.O_ACCMODE != os.O_RDONLY:
-                return True
-    return False
+    block = specimen.place(bytes(32))
+    specimen.write(block + 8, struct.pack("<Q", block))  # argv: one empty string
+    arguments = descriptor, block, block + 8, block + 16, _AT_EMPTY_PATH | _AT_EXECVE_CHECK
+    return specimen.attempt("execveat", *arguments) == -errno.ETXTBSY
