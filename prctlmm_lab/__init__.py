@@ -1,14 +1,14 @@
-"""prctlmm_lab: see, predict and prove what PR_SET_MM_MAP does to a process.
+r"""prctlmm_lab: see, predict and prove what PR_SET_MM_MAP does to a process.
 
 >>> from prctlmm_lab import Specimen
 >>> with Specimen() as specimen:
 ...     page = specimen.map(4096)
-...     specimen.write(page, b"a new name\\0")
+...     specimen.write(page, b"a new name\0")
 ...     new = specimen.current_map().changed(arg_start=page, arg_end=page + 11)
 ...     errno = specimen.set_map(new)
 ...     shown = specimen.snapshot().cmdline
 >>> errno, shown
-(0, b'a new name\\x00')
+(0, b'a new name\x00')
 
 The names below are loaded when they are first used, so that importing the package stays quick.
 """
@@ -56,7 +56,7 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
-__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605
+__all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

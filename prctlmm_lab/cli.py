@@ -8,39 +8,85 @@ one JSON object a line and nothing else; messages go to standard error.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from prctlmm_lab.errors import InputError, LabError
+from prctlmm_lab.errors import (
+    InputError,
+    LabError,
+    SpecimenError,
+    SpecimenStartError,
+    UnsupportedSystem,
+)
 
-FINE, DISAGREEMENT, BAD_INPUT = 0, 1, 2
+if TYPE_CHECKING:
+    from prctlmm_lab.experiments.experiment import Experiment, Prepared
+    from prctlmm_lab.experiments.record import Record
+    from prctlmm_lab.kernel.rules import Finding
+
+FINE, DISAGREEMENT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+COLUMNS = 80
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)  # scripts depend on whole names
+
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    options = _parser().parse_args(arguments)
+    status, problem = FINE, None
     try:
+        status = _status(arguments)
+    except OSError as error:
+        problem = error
+    try:
+        if sys.stdout is not None:  # the caller may have closed it
+            sys.stdout.flush()
+    except OSError as error:
+        problem = problem or error
+        _drop_output()
+    if problem is None or isinstance(problem, BrokenPipeError):  # the reader has had enough
+        return status
+    _complain(problem)
+    return BAD_INPUT
+
+
+def _status(arguments: Sequence[str] | None) -> int:
+    try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that is not UTF-8
+        options = _parser().parse_args(arguments)
         status: int = options.command(options)
-        sys.stdout.flush()
         return status
     except LabError as error:
-        print(f"prctlmm-lab: {error}", file=sys.stderr)
+        _complain(error)
         return BAD_INPUT
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has had enough
-        return FINE
     except KeyboardInterrupt:
-        print("prctlmm-lab: interrupted", file=sys.stderr)
-        return 130
+        _complain("interrupted")
+        return INTERRUPTED
+
+
+def _complain(problem: object) -> None:
+    from prctlmm_lab.experiments.formula import printable
+
+    print(f"prctlmm-lab: {printable(str(problem))}", file=sys.stderr)
+
+
+def _drop_output() -> None:
+    """Let what is still buffered go nowhere, or Python would complain about it at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,10 +104,16 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--brief", action="store_true", help="a few lines")
     doctor.set_defaults(command=_doctor)
 
-    explain = commands.add_parser("explain", help="what the kernel will say to a recipe, and why")
+    explain = commands.add_parser(
+        "explain", help="what the kernel will say to a recipe, and why",
+        epilog="Example: prctlmm-lab explain data/recipes/refusals.toml --only order.code",
+    )  # fmt: skip
     explain.set_defaults(command=_explain)
 
-    run = commands.add_parser("run", help="run a recipe's experiments on the real kernel")
+    run = commands.add_parser(
+        "run", help="run a recipe's experiments on the real kernel",
+        epilog="Example: prctlmm-lab run data/recipes/heap.toml --log logbook.jsonl",
+    )  # fmt: skip
     run.add_argument("--log", type=Path, metavar="FILE", help="append requests and records to it")
     run.add_argument("--picture", type=Path, metavar="FILE",
                      help="draw the address space before and after (PNG, SVG or PDF)")  # fmt: skip
@@ -89,14 +141,16 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(plain(diagnosis) | {"healthy": diagnosis.healthy}, indent=2))
         return FINE if diagnosis.healthy else BAD_INPUT
-    print(diagnosis.text(brief=options.brief))
+    for line in diagnosis.text(brief=options.brief).splitlines():
+        print(_wrapped(line, later=32))
     return FINE if diagnosis.healthy else BAD_INPUT
 
 
 # ---- explain and run --------------------------------------------------------------------------
 
 
-def _experiments(options: argparse.Namespace) -> tuple:  # type: ignore[type-arg]
+def _experiments(options: argparse.Namespace) -> tuple[Experiment, ...]:
+    from prctlmm_lab.experiments.formula import shorten, suggestion
     from prctlmm_lab.experiments.recipe import read_recipe
 
     experiments = read_recipe(options.recipe).experiments
@@ -104,103 +158,256 @@ def _experiments(options: argparse.Namespace) -> tuple:  # type: ignore[type-arg
         return experiments
     chosen = tuple(e for e in experiments if e.id == options.only)
     if not chosen:
-        raise InputError("--only", "is not an experiment of this recipe", ascii(options.only)[:80],
-                         ", ".join(e.id for e in experiments))  # fmt: skip
+        raise InputError("--only", "is not an experiment of this recipe", shorten(options.only),
+                         suggestion(options.only, [e.id for e in experiments]))  # fmt: skip
     return chosen
 
 
-def _explain(options: argparse.Namespace) -> int:
-    from prctlmm_lab.experiments.experiment import prepare
+def _prepared(experiments: Iterable[Experiment]) -> Iterator[Prepared | None]:
+    """Prepare experiments one by one; None for one that cannot be set up here, which is said."""
+    from prctlmm_lab.experiments.experiment import SetupError, prepare
     from prctlmm_lab.specimen.probe import facts_here
 
-    for experiment in _experiments(options):
+    for experiment in experiments:
         with experiment.specimen.start() as specimen:
-            prepared = prepare(experiment, specimen, facts_here())
-        if options.json:
+            prepared = None
+            try:
+                prepared = prepare(experiment, specimen, facts_here())
+            except SpecimenStartError:
+                raise
+            except (SetupError, SpecimenError) as error:
+                _complain(error)
+            yield prepared
+
+
+def _explain(options: argparse.Namespace) -> int:
+    status = FINE
+    for prepared in _prepared(_experiments(options)):
+        if prepared is None:
+            status = BAD_INPUT
+        elif options.json:
             print(json.dumps(_explanation_data(prepared)))
-            continue
-        print(f"{experiment.id}: {prepared.explanation.verdict}")
-        for finding in prepared.explanation.broken:
-            print(f"  {finding}")
-    return FINE
+        else:
+            print(_explanation_text(prepared))
+    return status
 
 
-def _explanation_data(prepared) -> dict[str, object]:  # type: ignore[no-untyped-def]
+def _explanation_data(prepared: Prepared) -> dict[str, object]:
     from prctlmm_lab.kernel.rules import errno_name
 
     explanation = prepared.explanation
     deciding = explanation.deciding
     return {
         "id": prepared.experiment.id,
+        "title": prepared.experiment.title,
         "map": {name: hex(value) for name, value in prepared.map},
+        "changes": {name: [hex(old), hex(new)] for name, old, new in _changed(prepared)},
         "verdict": errno_name(explanation.errno) if deciding else "accepted",
         "rule": deciding.rule.id if deciding else "",
-        "rules": [
-            {"id": f.rule.id, "broken": f.broken, "decides": f.decides, "numbers": f.numbers}
-            for f in explanation.findings
-        ],
+        "rules": [_finding_data(finding) for finding in explanation.findings],
     }
 
 
-def _run(options: argparse.Namespace) -> int:
-    from prctlmm_lab.experiments.experiment import run
-    from prctlmm_lab.experiments.logbook import Logbook
-    from prctlmm_lab.experiments.record import to_json
+def _finding_data(finding: Finding) -> dict[str, object]:
+    rule = finding.rule
+    return {
+        "id": rule.id,
+        "title": rule.title,
+        "broken": finding.broken,
+        "decides": finding.decides,
+        "numbers": finding.numbers,
+        "requirement": rule.requirement,
+        "source": rule.source,
+        "history": rule.history,
+    }
 
+
+def _changed(prepared: Prepared) -> list[tuple[str, int, int]]:
+    before = dict(prepared.bench.before or prepared.map)
+    return [(name, before[name], new) for name, new in prepared.map if new != before[name]]
+
+
+def _explanation_text(prepared: Prepared) -> str:
+    experiment, deciding = prepared.experiment, prepared.explanation.deciding
+    rows = _acceptance_rows(prepared) if deciding is None else _refusal_rows(prepared, deciding)
+    head = ": ".join(filter(None, (experiment.id, experiment.title)))
+    return "\n".join([
+        _wrapped(head, later=4), *(_wrapped(f"  {what:9} {text}", later=14) for what, text in rows)
+    ])  # fmt: skip
+
+
+def _acceptance_rows(prepared: Prepared) -> list[tuple[str, str]]:
+    """Say what changes, and each rule that looked at it, with its numbers."""
+    findings, changes = prepared.explanation.findings, _changed(prepared)
+    names = {name for name, _, _ in changes}
+    checked = [finding for finding in findings if names & set(finding.rule.members)]
+    first = ("verdict", f"accepted: none of the {len(findings)} rules of this kernel is broken")
+    moved = [(name, f"{old:#x} -> {new:#x}") for name, old, new in changes]
+    rows = [("changes", f"{name} {values}") for name, values in moved]
+    rows += [("checked", f"{finding.rule.id}: {finding.numbers}") for finding in checked]
+    return [first, *_once(rows or [("changes", "nothing: every member keeps its value")])]
+
+
+def _refusal_rows(prepared: Prepared, deciding: Finding) -> list[tuple[str, str]]:
+    from prctlmm_lab.kernel.rules import errno_name
+
+    rule = deciding.rule
+    asked = "in none of the requirements of commit f606b77f1a"
+    if rule.requirement:
+        asked = f"in requirement {rule.requirement} of commit f606b77f1a's message"
+    others = [finding for finding in prepared.explanation.broken if finding is not deciding]
+    return [
+        ("verdict", f"{errno_name(prepared.explanation.errno)} by rule {rule.id}"),
+        ("needed", rule.title),
+        ("numbers", deciding.numbers),
+        ("stated", asked),
+        ("source", rule.source),
+        ("history", rule.history),
+        *_once([("also", f"{other.rule.id} is broken: {other.numbers}") for other in others]),
+    ]
+
+
+def _once(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Leave a label out where the row before has the same."""
+    before = ["", *(what for what, _ in rows)]
+    return [("" if what == old else what, text)
+            for old, (what, text) in zip(before, rows, strict=False)]  # fmt: skip
+
+
+def _run(options: argparse.Namespace) -> int:
     experiments = _experiments(options)
     if options.picture and len(experiments) > 1:
         raise InputError("--picture", "shows one experiment; choose it with --only", "",
                          ", ".join(e.id for e in experiments))  # fmt: skip
-    status = FINE
-    for experiment in experiments:
-        record = (Logbook(options.log).run if options.log else run)(experiment)
-        status = status if record.agreement.with_lab else DISAGREEMENT
-        print(to_json(record) if options.json else _record_text(record))
     if options.picture:
-        _picture(experiments[0], options.picture)
-    return status
+        _require_picture(options.picture)
+    statuses = [_run_one(prepared, options) for prepared in _prepared(experiments)]
+    if len(statuses) > 1 and not options.json:
+        print(_summary(statuses))
+    return DISAGREEMENT if DISAGREEMENT in statuses else max(statuses)
 
 
-def _record_text(record) -> str:  # type: ignore[no-untyped-def]
-    lines = [record.summary()]
+def _run_one(prepared: Prepared | None, options: argparse.Namespace) -> int:
+    from prctlmm_lab.experiments.experiment import carry_out
+    from prctlmm_lab.experiments.logbook import Logbook
+    from prctlmm_lab.experiments.record import to_json
+
+    if prepared is None:
+        return BAD_INPUT
+    book = Logbook(options.log) if options.log else None
+    record = carry_out(prepared, on_request=book.append if book else None)
+    if book:
+        book.append(record)
+    print(to_json(record) if options.json else _record_text(record))
+    if options.picture:
+        _picture(prepared, options.picture)
+    return FINE if record.agreement.with_lab else DISAGREEMENT
+
+
+def _summary(statuses: list[int]) -> str:
+    counts = {
+        "as predicted": statuses.count(FINE),
+        "not": statuses.count(DISAGREEMENT),
+        "cannot be set up here": statuses.count(BAD_INPUT),
+    }
+    parts = [f"{count} {what}" for what, count in counts.items() if count]
+    return f"{len(statuses)} experiments: {', '.join(parts)}"
+
+
+def _record_text(record: Record) -> str:
+    lines = []
     if record.prediction.numbers:
-        lines.append(f"  because {record.prediction.numbers}")
-    lines += [f"  {p} {n}".rstrip() + f": {b} -> {a}" for p, n, b, a in _shown(record.difference)]
-    lines += [f"  then {a.step}: {a.answer or a.refusal or 'done'}" for a in record.answers]
-    lines += [f"  then {p} {n}".rstrip() + f": {b} -> {a}" for p, n, b, a in _shown(record.later)]
-    lines += [f"  DISAGREES {text}" for text in record.agreement.disagreements]
-    return "\n".join(lines)
+        lines.append(f"because {record.prediction.numbers}")
+    if record.learner:
+        right = "right" if record.agreement.learner else "wrong"
+        lines.append(f"the prediction written down was {record.learner}: {right}")
+    lines += _change_lines(record)
+    lines += [
+        f"after[{number}] {answer.step}: {answer.answer or answer.refusal or 'done'}"
+        for number, answer in enumerate(record.answers)
+    ]
+    lines += [f"then {_change_line(row)}" for row in record.later]
+    lines += [f"DISAGREES {text}" for text in record.agreement.disagreements]
+    return "\n".join([
+        _wrapped(record.summary(), later=4), *(_wrapped(f"  {line}", later=6) for line in lines)
+    ])  # fmt: skip
 
 
-def _shown(rows):  # type: ignore[no-untyped-def]
-    """Make what came from a process safe for a terminal."""
-    return [[part if part.isprintable() else ascii(part) for part in row] for row in rows]
+def _change_lines(record: Record) -> list[str]:
+    """Write a line for each change, but one for a vector that is another as a whole."""
+    rows = list(record.difference)
+    new = sum(place == "auxv" for place, *_ in rows) > 3
+    vectors = [view.auxv for view in (record.before, record.after) if view is not None]
+    if not new or len(vectors) != 2 or str in map(type, vectors):
+        return [_change_line(row) for row in rows]
+    old, now = ([pair for pair in vector if pair[0] != "AT_NULL"] for vector in vectors)
+    left = " ".join("=".join(pair) for pair in now) or "none"
+    summary = f"auxv: {len(old)} entries -> {len(now)} ({left})"
+    lines = [summary if row[0] == "auxv" else _change_line(row) for row in rows]
+    return list(dict.fromkeys(lines))
 
 
-def _picture(experiment, path: Path) -> None:  # type: ignore[no-untyped-def]
-    from prctlmm_lab.experiments.experiment import perform, prepare
-    from prctlmm_lab.specimen.probe import facts_here
+def _change_line(row: tuple[str, str, str, str]) -> str:
+    """Write one change so that a terminal shows what a process wrote and does not act on it."""
+    place, name, *values = row
+    before, after = (_cut(repr(v) if place in ("cmdline", "environ") else v) for v in values)
+    return f"{place} {name}".rstrip() + f": {before} -> {after}"
+
+
+def _cut(text: str, longest: int = 240) -> str:
+    if len(text) <= longest:
+        return text
+    return f"{text[:longest]}... ({len(text)} characters; --json has them all)"
+
+
+def _wrapped(line: str, *, later: int) -> str:
+    """Break a line at 80 columns; what follows is indented by `later`."""
+    from prctlmm_lab.experiments.formula import printable
+
+    return textwrap.fill(
+        printable(line), COLUMNS, subsequent_indent=" " * later, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _require_picture(path: Path) -> None:
+    """Refuse what would be known to fail only after the call."""
+    from importlib.util import find_spec
+
+    from prctlmm_lab.views.pictures import FORMATS
+
+    if find_spec("matplotlib") is None:
+        raise UnsupportedSystem("matplotlib is not installed", "Run `make lab`.")
+    if path.suffix.removeprefix(".").lower() not in FORMATS:
+        endings = ", ".join(f".{name}" for name in FORMATS)
+        raise InputError("--picture", "has no ending of a picture", str(path), endings)
+    if not path.parent.is_dir():
+        raise InputError("--picture", "has no folder to go to", str(path), "one that is there")
+
+
+def _picture(prepared: Prepared, path: Path) -> None:
     from prctlmm_lab.views.pictures import draw, save
 
-    with experiment.specimen.start() as specimen:
-        prepared = prepare(experiment, specimen, facts_here())
-        specimen.set_map(prepared.map, size=prepared.size, arg5=prepared.arg5)
-        perform(experiment.after, prepared.bench, experiment.id)
-        save(draw(specimen.snapshot(), before=prepared.before), path)
+    figure = draw(prepared.bench.specimen.snapshot(), before=prepared.before)
+    try:
+        save(figure, path)
+    except OSError as error:
+        raise InputError(str(path), f"cannot be written: {error.strerror}") from None
     print(f"prctlmm-lab: {path} written", file=sys.stderr)
 
 
 # ---- lab --------------------------------------------------------------------------------------
 
 
-def _lab(options: argparse.Namespace) -> int:
+def _lab(_options: argparse.Namespace) -> int:
     import subprocess
+    from importlib.util import find_spec
 
     first = next(iter(sorted(Path("notebooks").glob("00-*.ipynb"))), None)
     if first is None:
-        raise InputError(
-            "lab", "there is no notebooks/00-... here", "", "the folder of the project"
-        )
+        raise InputError("lab", "there is no notebooks/00-... here", "", "the project's folder")
+    if find_spec("jupyterlab") is None:
+        raise UnsupportedSystem("jupyterlab is not installed", "Run `make lab`.")
     try:
         return subprocess.run([sys.executable, "-m", "jupyterlab", str(first)]).returncode
     except KeyboardInterrupt:

@@ -6,14 +6,16 @@ done after. Values are symbolic, so that it can be replayed under another layout
 
 from __future__ import annotations
 
+import os
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from types import MappingProxyType
+from typing import Any
 
 from prctlmm_lab.errors import InputError, SpecimenError, SystemCallError
-from prctlmm_lab.experiments.formula import Value, shorten
+from prctlmm_lab.experiments.formula import Value, shorten, suggestion
 from prctlmm_lab.experiments.record import (
     Agreement,
     Answer,
@@ -25,16 +27,18 @@ from prctlmm_lab.experiments.record import (
     View,
     change_texts,
     experiment_data,
+    text_bytes,
     view,
 )
 from prctlmm_lab.experiments.steps import (
     Bench,
     Step,
     check_circles,
-    check_names,
     check_steps,
+    check_value,
     known_names,
     resolve_changes,
+    widest,
 )
 from prctlmm_lab.kernel.abi import MAP_SIZE, MEMBER, PrctlMmMap, unknown_member
 from prctlmm_lab.kernel.difference import difference
@@ -42,6 +46,7 @@ from prctlmm_lab.kernel.effects import Effect, effects, observed
 from prctlmm_lab.kernel.facts import Facts
 from prctlmm_lab.kernel.procfs import Snapshot, Unreadable
 from prctlmm_lab.kernel.rules import RULE, Explanation, Situation, errno_name, explain
+from prctlmm_lab.specimen.build import BUILDS
 from prctlmm_lab.specimen.probe import facts_here
 from prctlmm_lab.specimen.process import Specimen
 from prctlmm_lab.specimen.situation import is_readable, situation_of
@@ -50,9 +55,16 @@ VERDICTS = ("accepted", "EINVAL", "EFAULT", "EPERM", "EBADF", "EACCES", "EBUSY")
 """What the call can end with, for predictions."""
 
 
+class SetupError(InputError):
+    """An experiment cannot be set up here: the kernel refused one of its steps."""
+
+
 @dataclass(frozen=True)
 class Subject:
-    """Which specimen an experiment is made on."""
+    """Which specimen an experiment is made on.
+
+    Text stands for its UTF-8 bytes; an environment entry reads NAME=value.
+    """
 
     build: str = "static"
     arguments: tuple[str, ...] = ("specimen",)
@@ -60,18 +72,38 @@ class Subject:
     heap_pages: int = 4
     randomize: bool = True
 
+    def check(self, where: str) -> None:
+        """Refuse what no specimen can be started with.
+
+        Raises InputError; `where` names the place in messages.
+        """
+        if self.build not in BUILDS:
+            raise InputError(f"{where}.build", "is not a build", shorten(self.build),
+                             " or ".join(BUILDS))  # fmt: skip
+        if not 0 <= self.heap_pages <= 1 << 16:
+            raise InputError(f"{where}.heap_pages", "pages are no heap", shorten(self.heap_pages),
+                             "0 to 0x10000")  # fmt: skip
+        if not self.arguments:
+            raise InputError(f"{where}.arguments", "is empty", "", "the program's name at least")
+        for kind in ("arguments", "environment"):
+            for number, text in enumerate(getattr(self, kind)):
+                place = f"{where}.{kind}[{number}]"
+                if b"\0" in text_bytes(text, place):
+                    raise InputError(place, "holds a zero byte", shorten(text), "text without one")
+                if kind == "environment" and text.find("=") < 1:
+                    raise InputError(place, "is not an entry", shorten(text), "NAME=value")
+
     def start(self) -> Specimen:
         """Start it.
 
-        Raises InputError for a build that does not exist, SpecimenError if it does not start.
+        Raises InputError for what no specimen can be started with, SpecimenError if it does not
+        start.
         """
-        if not 0 <= self.heap_pages <= 1 << 16:
-            raise InputError("specimen.heap_pages", "pages are no heap", hex(self.heap_pages),
-                             "0 to 0x10000")  # fmt: skip
+        self.check("specimen")
         return Specimen(
             self.build,
-            arguments=[text.encode("utf-8", "surrogateescape") for text in self.arguments],
-            environment=[text.encode("utf-8", "surrogateescape") for text in self.environment],
+            arguments=[text_bytes(text, "arguments") for text in self.arguments],
+            environment=[text_bytes(text, "environment") for text in self.environment],
             heap_pages=self.heap_pages,
             randomize=self.randomize,
         )
@@ -121,27 +153,41 @@ class Experiment:
                 raise unknown_member(member, f"{where}: change")
         if self.predict and self.predict not in VERDICTS:
             raise InputError(f"{where}: predict", "is not a verdict", shorten(self.predict),
-                             ", ".join(VERDICTS))  # fmt: skip
+                             suggestion(self.predict, VERDICTS))  # fmt: skip
         if self.rule and self.rule not in RULE:
             raise InputError(f"{where}: rule", "is not a rule", shorten(self.rule),
-                             ", ".join(RULE))  # fmt: skip
+                             suggestion(self.rule, RULE))  # fmt: skip
         if self.call.pointer is not None and self.change:
             raise InputError(f"{where}: change", "has no effect when call.pointer says where the "
                              "struct lies", "", "one of the two")  # fmt: skip
         object.__setattr__(self, "change", MappingProxyType(dict(self.change)))
+        object.__setattr__(self, "setup", tuple(self.setup))
+        object.__setattr__(self, "after", tuple(self.after))
+        self.specimen.check(f"{where}: specimen")
         known = known_names()
         check_steps(self.setup, known, f"{where}: setup")
         for member, value in self.change.items():
-            check_names(value, known, f"{where}: change.{member}")
+            check_value(value, known, f"{where}: change.{member}", widest(member))
         check_circles(self.change, f"{where}: change")
         for name in ("size", "arg5", "pointer"):
-            check_names(getattr(self.call, name), known, f"{where}: call.{name}")
+            value = getattr(self.call, name)
+            if value is not None:
+                check_value(value, known, f"{where}: call.{name}")
         check_steps(self.after, known, f"{where}: after")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle and copy by value: a mapping proxy cannot be."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return _rebuilt, ({**values, "change": dict(self.change)},)
+
+
+def _rebuilt(values: dict[str, Any]) -> Experiment:
+    return Experiment(**values)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An experiment just before its call: the specimen stands, the map is known, nothing changed."""
+    """An experiment just before its call: the specimen stands, the map is known."""
 
     experiment: Experiment
     bench: Bench
@@ -158,7 +204,7 @@ class Prepared:
 def prepare(experiment: Experiment, specimen: Specimen, facts: Facts) -> Prepared:
     """Do the set-up steps, resolve the values, and predict; the call is not made.
 
-    Raises InputError, also for a step that the kernel refuses; SpecimenError.
+    Raises InputError, SetupError for a step that the kernel refuses, SpecimenError.
     """
     return predict(experiment, set_up(experiment, specimen, facts))
 
@@ -166,12 +212,13 @@ def prepare(experiment: Experiment, specimen: Specimen, facts: Facts) -> Prepare
 def set_up(experiment: Experiment, specimen: Specimen, facts: Facts) -> Bench:
     """Do the steps before the call and return the bench that knows the names they made.
 
-    Raises InputError, also for a step that the kernel refuses; SpecimenError.
+    Raises InputError, SetupError for a step that the kernel refuses, SpecimenError.
     """
-    bench, where = Bench(specimen, facts), f'experiment "{experiment.id}"'
-    for number, answer in enumerate(perform(experiment.setup, bench, f"{where}: setup")):
+    bench, where = Bench(specimen, facts), f'experiment "{experiment.id}": setup'
+    for number, step in enumerate(experiment.setup):
+        answer = perform(step, bench, f"{where}[{number}]")
         if answer.refusal:
-            raise InputError(f"{where}: setup[{number}]", f"the kernel refused {answer.refusal}")
+            raise SetupError(f"{where}[{number}]", f"the kernel refused {answer.refusal}")
     return bench
 
 
@@ -180,11 +227,19 @@ def predict(experiment: Experiment, bench: Bench) -> Prepared:
 
     Raises InputError for a value that does not fit, SpecimenError.
     """
-    where, specimen, facts = f'experiment "{experiment.id}"', bench.specimen, bench.facts
+    where = f'experiment "{experiment.id}"'
+    try:
+        return _predicted(experiment, bench, where)
+    except SystemCallError as error:
+        problem = f"the specimen cannot be asked any more: {error}"
+        raise SetupError(f"{where}: setup", problem) from None
+
+
+def _predicted(experiment: Experiment, bench: Bench, where: str) -> Prepared:
+    specimen, facts, call = bench.specimen, bench.facts, experiment.call
     before = specimen.snapshot()
-    own = specimen.current_map()
+    own = bench.before = specimen.current_map()
     new = resolve_changes(dict(experiment.change), own, bench, f"{where}: change")
-    call = experiment.call
     size = bench.address(call.size, f"{where}: call.size")
     arg5 = bench.address(call.arg5, f"{where}: call.arg5")
     pointer = (
@@ -200,19 +255,20 @@ def predict(experiment: Experiment, bench: Bench) -> Prepared:
     )
 
 
-def perform(steps: tuple[Step, ...], bench: Bench, where: str) -> list[Answer]:
-    """Do steps in order and return what the kernel answered to each; a refusal is an answer.
+def perform(step: Step, bench: Bench, where: str) -> Answer:
+    """Do one step and return what the kernel answered; a refusal is an answer.
 
-    Raises InputError if a value makes no sense, SpecimenError if the specimen ends.
+    Raises InputError if a value makes no sense, SpecimenError with the step's place in it if the
+    specimen ends.
     """
-    answers = []
-    for number, step in enumerate(steps):
-        try:
-            answer = step.perform(bench, f"{where}[{number}]")
-            answers.append(Answer(step.verb, "" if answer is None else hex(answer), ""))
-        except SystemCallError as error:
-            answers.append(Answer(step.verb, "", str(error)))
-    return answers
+    try:
+        answer = step.perform(bench, where)
+    except SystemCallError as error:
+        return Answer(step.verb, "", str(error))
+    except SpecimenError as error:
+        kind, (pid, call, *more) = error.__reduce__()
+        raise kind(pid, f"{call} in {where}", *more) from None
+    return Answer(step.verb, "" if answer is None else hex(answer), "")
 
 
 def run(
@@ -231,8 +287,9 @@ def run(
     >>> record.outcome.verdict, record.agreement.verdict
     ('accepted', True)
 
-    Raises InputError for values that make no sense, UnsupportedSystem, SpecimenError if the set-up
-    ends the specimen. A specimen that ends in the call itself, or after it, is an outcome.
+    Raises InputError for values that make no sense, SetupError if the kernel refuses a step of the
+    set-up, SpecimenError if one ends the specimen, UnsupportedSystem. A specimen that ends in the
+    call itself, or after it, is an outcome.
     """
     if specimen is not None:
         return carry_out(prepare(experiment, specimen, facts_here()), on_request=on_request)
@@ -280,18 +337,29 @@ def _make_call(
     outcome = Outcome("accepted" if errno == 0 else errno_name(errno), errno, "")
     try:
         after = specimen.snapshot()
-        where = f'experiment "{prepared.experiment.id}": after'
-        answers = perform(prepared.experiment.after, prepared.bench, where)
-        final = specimen.snapshot() if prepared.experiment.after else None
+        for answer in _afterwards(prepared):
+            answers.append(answer)  # one by one: those before the specimen's end are kept
+        final = specimen.snapshot() if answers else None
     except SpecimenError as error:
         return Outcome(outcome.verdict, errno, str(error)), after, answers, None
     return outcome, after, answers, final
+
+
+def _afterwards(prepared: Prepared) -> Iterator[Answer]:
+    """Do the steps after the call; one whose value makes no sense now is refused by ourselves."""
+    for number, step in enumerate(prepared.experiment.after):
+        where = f'experiment "{prepared.experiment.id}": after[{number}]'
+        try:
+            yield perform(step, prepared.bench, where)
+        except InputError as error:
+            yield Answer(step.verb, "", str(error))
 
 
 def _request(prepared: Prepared, facts: Facts) -> Request:
     from prctlmm_lab import __version__
 
     deciding = prepared.explanation.deciding
+    verdict, rule = _verdict(prepared.explanation)
     return Request(
         id=uuid.uuid4().hex,
         time=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -305,8 +373,8 @@ def _request(prepared: Prepared, facts: Facts) -> Request:
         privilege=_privilege(prepared.before),
         before=_view(prepared.before, prepared),
         prediction=Prediction(
-            verdict=errno_name(prepared.explanation.errno) if deciding else "accepted",
-            rule=deciding.rule.id if deciding else "",
+            verdict=verdict,
+            rule=rule,
             numbers=deciding.numbers if deciding else "",
             broken=tuple(finding.rule.id for finding in prepared.explanation.broken),
             effects={f"{e.place} {e.name}".strip(): hex(e.value) for e in prepared.effects},
@@ -324,26 +392,43 @@ def _privilege(snapshot: Snapshot) -> Privilege:
     return Privilege(
         uid=int(status.get("Uid", "0").split()[0]),
         capabilities=hex(int(status.get("CapEff", "0"), 16)),
-        user_namespace=status.get("NStgid", "").count("\t"),
+        own_user_namespace=_in_own_user_namespace(snapshot.pid),
         seccomp=int(status.get("Seccomp", "0")),
     )
 
 
+def _in_own_user_namespace(pid: int) -> bool | None:
+    try:
+        return not os.path.samefile("/proc/self/ns/user", f"/proc/{pid}/ns/user")
+    except OSError:
+        return None
+
+
 def _agreement(prepared: Prepared, outcome: Outcome, after: Snapshot | None) -> Agreement:
-    predicted = prepared.explanation.errno
-    wrong = []
-    if after is not None and outcome.errno == predicted:
-        wrong = [
-            f"{effect.place} {effect.name}: predicted {effect.value:#x}, shown {seen:#x}"
-            for effect in prepared.effects
-            if (seen := observed(after, effect)) is not None and seen != effect.value
-        ]
-    deciding = prepared.explanation.deciding
+    predicted, rule = _verdict(prepared.explanation)
     aim, learner = prepared.experiment.rule, prepared.experiment.predict
+    same = outcome.errno == prepared.explanation.errno
+    wrong = [
+        f"{effect.place} {effect.name}".rstrip() + f": predicted {effect.value:#x}, shown {seen:#x}"
+        for effect in prepared.effects
+        if same and after and (seen := observed(after, effect)) not in (None, effect.value)
+    ]
+    problems = list(wrong)
+    if not same:
+        problems.append(f"verdict: predicted {predicted}, kernel {outcome.verdict or 'no answer'}")
+    if aim and rule != aim:
+        problems.append(f"rule: the recipe aims at {aim}, {rule or 'none'} decides")
     return Agreement(
-        verdict=outcome.errno == predicted,
+        verdict=same,
         effects=not wrong,
-        rule=(deciding.rule.id if deciding else "") == aim if aim else None,
+        rule=rule == aim if aim else None,
         learner=outcome.verdict == learner if learner else None,
-        disagreements=tuple(wrong),
+        disagreements=tuple(problems),
     )
+
+
+def _verdict(explanation: Explanation) -> tuple[str, str]:
+    """Return the verdict's name and the id of the rule that decides, "" for none."""
+    if explanation.deciding is None:
+        return "accepted", ""
+    return errno_name(explanation.errno), explanation.deciding.rule.id

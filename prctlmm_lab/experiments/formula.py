@@ -2,11 +2,13 @@
 
 A formula is whole numbers, names, `+ - * // % << >> & |`, brackets, and the functions `page_up`
 and `page_down`, which round to a page. What is not in the grammar is refused by name and place.
+Precedence is Python's.
 """
 
 from __future__ import annotations
 
 import ast
+import keyword
 import operator
 import os
 import re
@@ -18,10 +20,13 @@ from prctlmm_lab.errors import InputError
 Value = int | str
 """A number, or the text of a formula."""
 Lookup = Callable[[str], int | None]
-"""From a name to its value, None for a name that it does not know."""
+"""From a name to its value, None for a name that it does not know.
 
-LONGEST = 500
-"""Characters of the longest formula."""
+It may raise LookupError with the reason why a name that it does know has no value now.
+"""
+
+LONGEST = 200
+"""Characters of the longest formula, which also bounds how deep one can nest."""
 _WIDEST = 1 << 80
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -41,10 +46,12 @@ _FUNCTIONS: Mapping[str, Callable[[int], int]] = {
     "page_down": lambda address: address // _PAGE * _PAGE,
 }
 _GRAMMAR = "numbers, names, + - * // % << >> & |, brackets, page_up() and page_down()"
+# A number that runs into a letter or a point would make ast.parse warn, so it is kept from it.
+_TOKENS = re.compile(r"(?: |[0-9]\w*+(?!\.)|[A-Za-z_]\w*+|<<|>>|[-+*/%&|().])+", re.ASCII)
 
 
 def evaluate(value: Value, lookup: Lookup, where: str, names: Iterable[str] = ()) -> int:
-    """Return the number that a value stands for.
+    """Return the number that a value stands for; `//` and `%` round down, as in Python.
 
     `names` are suggestions for a name that `lookup` does not know.
 
@@ -56,133 +63,178 @@ def evaluate(value: Value, lookup: Lookup, where: str, names: Iterable[str] = ()
     prctlmm_lab.errors.InputError: change.brk: "__import__('os')" is not a formula; expected ...
 
     Raises InputError, with `where` in it, for anything outside the grammar, an unknown name, a
-    division by zero, or a number beyond 80 bits.
+    division by zero, a shift by more than 64 bits, or a number beyond 80 bits.
     """
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise InputError(where, "is not a whole number or a formula", shorten(value),
-                         'such as 4096, 0x1000 or "end_data - 8"')  # fmt: skip
-    if isinstance(value, int):
-        return _bounded(value, where)
-    return _number(parse(value, where), _Scope(value, lookup, where, tuple(names)))
+    if isinstance(value, str):
+        return _number(parse(value, where), _Meaning(value, lookup, where, tuple(names)))
+    return _literal(value, where)
 
 
 def names_of(value: Value, where: str) -> frozenset[str]:
-    """Return the names that a value refers to.
+    """Return the names that a value refers to; what they stand for need not be known.
 
     >>> sorted(names_of("arena.start + page_up(brk)", ""))
     ['arena.start', 'brk']
+
+    Raises InputError for anything outside the grammar.
     """
-    if not isinstance(value, str):
-        return frozenset()
-    return frozenset(_names(parse(value, where)))
+    if isinstance(value, str):
+        form = _Form(value, where)
+        _number(parse(value, where), form)
+        return frozenset(form.names)
+    _literal(value, where)
+    return frozenset()
+
+
+def _literal(value: object, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(where, "is not a whole number or a formula", shorten(value),
+                         'such as 4096, 0x1000 or "end_data - 8"')  # fmt: skip
+    return _bounded(value, where)
 
 
 def parse(text: str, where: str) -> ast.expr:
-    """Parse a formula's text into an expression, not yet checked.
+    """Parse a formula's text into an expression, of which only the characters are checked yet.
 
     Raises InputError for text that is empty, too long, or no expression.
     """
     if len(text) > LONGEST:
         raise InputError(where, "characters are too many for a formula", str(len(text)),
                          f"at most {LONGEST}")  # fmt: skip
-    if not text.isascii() or not text.isprintable():
-        raise InputError(where, "holds a character that no formula has", shorten(text), _GRAMMAR)
     try:
+        if not _TOKENS.fullmatch(text):
+            raise ValueError
+        for number in re.findall(r"\b[0-9]\w*", text):
+            int(number, 0)
         return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise InputError(where, "is not a formula", shorten(text), _GRAMMAR) from None
 
 
-class _Scope:
-    def __init__(self, text: str, lookup: Lookup, where: str, names: tuple[str, ...]) -> None:
-        self.text, self.lookup, self.where, self.names = text, lookup, where, names
+class _Form:
+    """What the parts of a formula come to if only its form is looked at: all numbers are 0."""
 
-    def refuse(self) -> InputError:
+    def __init__(self, text: str, where: str) -> None:
+        self.text, self.where = text, where
+        self.names: list[str] = []
+
+    def refusal(self) -> InputError:
         return InputError(self.where, "is not a formula", shorten(self.text), _GRAMMAR)
 
+    def named(self, name: str) -> int:
+        self.names.append(name)
+        return 0
 
-def _number(node: ast.expr, scope: _Scope) -> int:
+    def applied(self, _sign: type[ast.operator], _left: int, _right: int) -> int:
+        return 0
+
+    def rounded(self, _function: str, _number: int) -> int:
+        return 0
+
+
+class _Meaning(_Form):
+    """What the parts of a formula come to by the values of its names."""
+
+    def __init__(self, text: str, lookup: Lookup, where: str, known: tuple[str, ...]) -> None:
+        super().__init__(text, where)
+        self.lookup, self.known = lookup, known
+
+    def named(self, name: str) -> int:
+        try:
+            number = self.lookup(name)
+        except LookupError as error:
+            raise InputError(self.where, str(error.args[0]), shorten(name)) from None
+        if number is None:
+            raise unknown_name(name, self.where, self.known)
+        return number
+
+    def applied(self, sign: type[ast.operator], left: int, right: int) -> int:
+        if sign in (ast.FloorDiv, ast.Mod) and right == 0:
+            raise InputError(self.where, "divides by zero", shorten(self.text))
+        if sign in (ast.LShift, ast.RShift) and not 0 <= right <= 64:
+            raise InputError(self.where, "is not a shift", hex(right), "0 to 64 bits")
+        return _bounded(_BINARY[sign](left, right), self.where)
+
+    def rounded(self, function: str, number: int) -> int:
+        return _bounded(_FUNCTIONS[function](number), self.where)
+
+
+def _number(node: ast.expr, form: _Form) -> int:
     match node:
         case ast.Constant(value=int(number)) if not isinstance(number, bool):
-            return _bounded(number, scope.where)
-        case ast.Name() | ast.Attribute():
-            return _named(node, scope)
+            return _bounded(number, form.where)
+        case ast.Name(id=name):
+            return form.named(name)
+        case ast.Attribute(value=ast.Name(id=name), attr=attribute):
+            return form.named(f"{name}.{attribute}")
         case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
-            number = _number(operand, scope)
+            number = _number(operand, form)
             return -number if isinstance(sign, ast.USub) else number
         case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _BINARY:
-            return _applied(type(sign), _number(left, scope), _number(right, scope), scope)
+            return form.applied(type(sign), _number(left, form), _number(right, form))
         case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in _FUNCTIONS:
-            return _bounded(_FUNCTIONS[name](_number(argument, scope)), scope.where)
-    raise scope.refuse()
-
-
-def _applied(sign: type[ast.operator], left: int, right: int, scope: _Scope) -> int:
-    if sign in (ast.FloorDiv, ast.Mod) and right == 0:
-        raise InputError(scope.where, "divides by zero", shorten(scope.text))
-    if sign in (ast.LShift, ast.RShift) and not 0 <= right <= 64:
-        raise InputError(scope.where, "is not a shift", hex(right), "0 to 64 bits")
-    return _bounded(_BINARY[sign](left, right), scope.where)
+            return form.rounded(name, _number(argument, form))
+    raise form.refusal()
 
 
 def _bounded(number: int, where: str) -> int:
     if not -_WIDEST < number < _WIDEST:
-        shown = (
-            hex(number) if number.bit_length() < 200 else f"a number of {number.bit_length()} bits"
-        )
-        raise InputError(where, "is too large", shown, "at most 64 bits")
+        raise InputError(where, "is too large", shorten(number), "at most 64 bits")
     return number
 
 
-def _named(node: ast.expr, scope: _Scope) -> int:
-    name = _dotted(node)
-    if name is None:
-        raise scope.refuse()
-    number = scope.lookup(name)
-    if number is None:
-        near = get_close_matches(name, scope.names, n=1)
-        hint = f"{near[0]}?" if near else f"one of {', '.join(sorted(scope.names))}"
-        raise InputError(scope.where, "is not a known name", repr(name)[:80], hint)
-    return number
+def unknown_name(name: str, where: str, known: Iterable[str]) -> InputError:
+    """Return the error for a name that nothing defines, with the nearest one that is known."""
+    names = sorted(known)
+    short = [name for name in names if "." not in name]
+    return InputError(where, "is not a known name", shorten(name), suggestion(name, names, short))
 
 
-def _dotted(node: ast.expr) -> str | None:
-    match node:
-        case ast.Name(id=name):
-            return name
-        case ast.Attribute(value=ast.Name(id=name), attr=attribute):
-            return f"{name}.{attribute}"
-    return None
+def suggestion(name: str, known: Iterable[str], shown: Iterable[str] | None = None) -> str:
+    """Return what may have been meant: the nearest name, or else all there are (or are `shown`).
 
-
-def _names(node: ast.expr) -> Iterable[str]:
-    name = _dotted(node)
-    if name is not None:
-        return [name]
-    called = node.func if isinstance(node, ast.Call) else None
-    parts = (n for n in ast.iter_child_nodes(node) if isinstance(n, ast.expr) and n is not called)
-    return [name for part in parts for name in _names(part)]
+    >>> suggestion("end_dta", ["end_code", "end_data"]), suggestion("?", ["brk", "auxv"])
+    ('end_data?', 'one of brk, auxv')
+    """
+    names = list(known)
+    near = get_close_matches(name, names, n=1)
+    return f"{near[0]}?" if near else f"one of {', '.join(names if shown is None else shown)}"
 
 
 def shorten(value: object) -> str:
     """Quote a value from outside for a message: printable, at most 80 characters."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
         return hex(value) if value.bit_length() < 200 else f"a number of {value.bit_length()} bits"
-    quoted = ascii(value)
+    try:
+        quoted = repr(value)
+    except (RecursionError, ValueError):  # nested as deep, or a number in it as long, as data can
+        quoted = "something too large to show"
     return quoted if len(quoted) <= 80 else quoted[:77] + "..."
 
 
+def printable(text: str) -> str:
+    r"""Return text in which what a terminal would act on stands as an escape.
+
+    >>> print(printable("naïve \x1b[31m"))
+    naïve \x1b[31m
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_RESERVED = frozenset({"before", *_FUNCTIONS, *keyword.kwlist})
 
 
 def check_name(name: object, where: str, taken: Iterable[str] = ()) -> str:
     """Return a name that a recipe gives to something, if it may have it.
 
-    Raises InputError for what is no name or is taken.
+    Raises InputError for what is no name, is taken, or means something else in a formula.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(where, "is not a name", shorten(name),
                          "a small letter, then small letters, digits and _")  # fmt: skip
-    if name in taken:
-        raise InputError(where, "is taken already", repr(name), "another name")
+    if name in _RESERVED or name in taken:
+        raise InputError(where, "is taken already", shorten(name), "another name")
     return name

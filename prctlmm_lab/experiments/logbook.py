@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +14,23 @@ from typing import Any
 
 from prctlmm_lab.errors import InputError
 from prctlmm_lab.experiments.experiment import Experiment, run
-from prctlmm_lab.experiments.record import RECORD_SCHEMA, Record, Request, parse_line, to_json
+from prctlmm_lab.experiments.formula import printable
+from prctlmm_lab.experiments.record import (
+    RECORD_SCHEMA,
+    Record,
+    Request,
+    is_torn,
+    parse_line,
+    to_json,
+)
 from prctlmm_lab.specimen.process import Specimen
+
+LONGEST_WAIT = 10.0
+"""Seconds that a line waits for another process to write its own."""
+
+
+class TornLineWarning(UserWarning):
+    """A line of a logbook was not written to its end; it was passed over."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +40,7 @@ class Logbook:
     Several processes may append to one file: each line is written whole, under a lock.
     """
 
-    path: Path
+    path: str | Path
 
     def run(self, experiment: Experiment, *, specimen: Specimen | None = None) -> Record:
         """Run an experiment; write its request before the call and its record after it.
@@ -36,47 +54,80 @@ class Logbook:
     def append(self, line: Request) -> None:
         """Append one request or record.
 
-        Raises InputError if the file cannot be opened or the line not be written whole.
+        Raises InputError if the file cannot be opened or the line not be written whole; nothing of
+        the line is then left in it.
         """
         data = to_json(line).encode("ascii") + b"\n"
         try:
-            descriptor = os.open(
-                self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-        except OSError as error:
-            raise InputError(str(self.path), f"cannot be written: {error.strerror}") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                data = b"\n" + data  # leave a line that was torn on a line of its own
-            _append_whole(descriptor, data, size, self.path)
-        finally:
-            os.close(descriptor)
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            descriptor = os.open(self.path, flags, 0o600)
+            try:
+                _lock(descriptor)
+                _append_whole(descriptor, data)
+            finally:
+                os.close(descriptor)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise InputError(self._name, f"cannot be written: {reason}") from None
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield the records as JSON objects, oldest first; requests are passed over.
+
+        So are torn lines, which an interrupted write left: each is reported by a TornLineWarning.
 
         Raises InputError for a file that cannot be read or a line that is no record, with its
         number.
         """
         try:
-            with open(self.path, encoding="utf-8") as file:
+            with open(self.path, encoding="utf-8", errors="surrogateescape") as file:
                 for number, line in enumerate(file, 1):
-                    if line.strip():
-                        entry = parse_line(line, f"{self.path}: line {number}")
-                        if entry["schema"] == RECORD_SCHEMA:
-                            yield entry
-        except OSError as error:
-            raise InputError(str(self.path), f"cannot be read: {error.strerror}") from None
+                    entry = self._entry(line, number) if line.strip() else None
+                    if entry and entry["schema"] == RECORD_SCHEMA:
+                        yield entry
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise InputError(self._name, f"cannot be read: {reason}") from None
+
+    def _entry(self, line: str, number: int) -> dict[str, Any] | None:
+        where = f"{self._name}: line {number}"
+        try:
+            return parse_line(line, where)
+        except InputError:
+            if not is_torn(line):
+                raise
+        warnings.warn(f"{where} is torn and was skipped", TornLineWarning, stacklevel=3)
+        return None
+
+    @property
+    def _name(self) -> str:
+        return printable(str(self.path))
 
 
-def _append_whole(descriptor: int, data: bytes, size: int, path: Path) -> None:
+def _lock(descriptor: int) -> None:
+    """Wait for the lock, which goes with the descriptor.
+
+    Raises OSError if it is not to be had in time.
+    """
+    deadline = time.monotonic() + LONGEST_WAIT
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise OSError(0, f"another process has held it for {LONGEST_WAIT:g} s") from None
+            time.sleep(0.005)
+
+
+def _append_whole(descriptor: int, data: bytes) -> None:
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        data = b"\n" + data  # leave a line that was torn on a line of its own
     try:
-        written = os.write(descriptor, data)
-        problem = "" if written == len(data) else "the disk took only a part"
-    except OSError as error:
-        problem = error.strerror or "write failed"
-    if problem:
-        os.ftruncate(descriptor, size)  # nothing half-written stays behind
-        raise InputError(str(path), f"cannot be written: {problem}")
+        if os.write(descriptor, data) != len(data):
+            raise OSError(0, "the disk took only a part")
+    except OSError:
+        with contextlib.suppress(OSError):  # a device has nothing to take back
+            os.ftruncate(descriptor, size)
+        raise

@@ -6,24 +6,27 @@ of it is evaluated as code. What is wrong is said in one sentence, with the plac
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from prctlmm_lab.errors import InputError
 from prctlmm_lab.experiments.experiment import Call, Experiment, Subject
-from prctlmm_lab.experiments.formula import shorten
+from prctlmm_lab.experiments.formula import printable, shorten, suggestion
 from prctlmm_lab.experiments.record import experiment_data
 from prctlmm_lab.experiments.steps import STEPS, Step
+from prctlmm_lab.kernel.abi import MEMBER, unknown_member
 
 SCHEMA = "prctlmm-lab/recipe/1"
 LARGEST = 1 << 20
 """Bytes of the largest recipe."""
 MOST = 1000
-"""Experiments in one recipe, and steps in one experiment."""
+"""Experiments in one recipe, and entries in any list of it."""
+# tomllib needs time that grows with the square of a dotted key's length.
+_DEEP_KEY = re.compile(r"""(?:\.[ \t]*(?:"[^"\n]*+"|'[^'\n]*+'|[\w-]*+)[ \t]*){100}""")
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,15 @@ def read_recipe(path: str | Path) -> Recipe:
 
     Raises InputError if it cannot be read, is no TOML, or is no recipe, saying where.
     """
-    name = str(path)
+    name = printable(str(path))
     try:
         with open(path, "rb") as file:
             data = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(ascii(name)[1:-1], f"cannot be read: {reason}") from None
+        raise InputError(name, f"cannot be read: {reason}") from None
     if len(data) > LARGEST:
-        raise InputError(name, "bytes are too many for a recipe", f"more than {LARGEST:#x}")
+        raise InputError(name, "is too large for a recipe", "", f"at most {LARGEST:#x} bytes")
     try:
         return parse_recipe(data.decode("utf-8"), name)
     except UnicodeDecodeError as error:
@@ -71,66 +74,91 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
     Raises InputError for text that is no TOML, unknown keys, wrong types, values that are no
     formula, and ids that are used twice.
     """
-    try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise InputError(where, f"is not TOML: {ascii(str(error))[1:-1]}") from None
+    table = _toml_table(text.removeprefix("\ufeff"), where)
     _only(table, ("schema", "title", "experiment"), where)
-    if table.get("schema") != SCHEMA:
-        raise InputError(f"{where}: schema", "is not that of a recipe",
-                         shorten(table.get("schema")), f'"{SCHEMA}"')  # fmt: skip
+    if "schema" not in table:
+        raise InputError(f"{where}: schema", "is missing", "", f'"{SCHEMA}"')
+    if table["schema"] != SCHEMA:
+        raise InputError(f"{where}: schema", "is not that of a recipe", shorten(table["schema"]),
+                         f'"{SCHEMA}"')  # fmt: skip
+    title = _label(table.get("title", ""), f"{where}: title")
     entries = table.get("experiment", [])
     if not isinstance(entries, list) or not entries or len(entries) > MOST:
         raise InputError(f"{where}: experiment", "must be written as [[experiment]] tables", "",
                          f"1 to {MOST} of them")  # fmt: skip
-    experiments: list[Experiment] = []
+    experiments: dict[str, Experiment] = {}
     for number, entry in enumerate(entries):
-        experiment = experiment_from(entry, f"{where}: experiment[{number}]")
-        if any(experiment.id == other.id for other in experiments):
-            raise InputError(f"{where}: experiment[{number}].id", "is used twice", experiment.id)
-        experiments.append(experiment)
-    title = _label(table.get("title", ""), f"{where}: title")
-    return Recipe(title, tuple(experiments))
+        experiment = experiment_from(entry, where, number)
+        if experiment.id in experiments:
+            raise InputError(f"{where}: experiment[{number}].id", "is used twice",
+                             shorten(experiment.id))  # fmt: skip
+        experiments[experiment.id] = experiment
+    return Recipe(title, tuple(experiments.values()))
 
 
-def experiment_from(table: object, where: str = "experiment") -> Experiment:
+def _toml_table(text: str, where: str) -> dict[str, Any]:
+    if _DEEP_KEY.search(text):
+        raise InputError(where, "is nested too deeply for a recipe")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(where, f"is not TOML: {printable(str(error))}") from None
+    except RecursionError:
+        raise InputError(where, "is nested too deeply for a recipe") from None
+    except ValueError:  # of int(), for thousands of decimal digits
+        raise InputError(where, "holds a number that is too large", "", "at most 64 bits") from None
+
+
+def experiment_from(table: object, where: str = "", number: int = 0) -> Experiment:
     """Build an experiment from a table, as TOML or JSON gives it.
+
+    `where` names the file and `number` the place in it, counted from 0, for messages about an
+    experiment that has no id to name it by.
 
     Raises InputError as `parse_recipe`.
     """
-    entries = _table(table, where)
-    _only(entries, [field.name for field in fields(Experiment)], where)
-    identity = entries.get("id")
-    if not isinstance(identity, str) or not identity or len(identity) > 80:
-        raise InputError(f"{where}.id", "is not an id", shorten(identity),
-                         "a string of 1 to 80 characters")  # fmt: skip
-    texts = {
-        name: _label(entries[name], f"{where}.{name}")
-        for name in ("id", "title", "explanation", "predict", "rule")
+    start = f"{where}: " if where else ""
+    entries = _table(table, f"{start}experiment[{number}]")
+    identity = _identity(entries, f"{start}experiment[{number}].id")
+    # By its id an experiment is found in the file: TOML does not tell lines.
+    place = f'{start}experiment "{identity}"'
+    _only(entries, [field.name for field in fields(Experiment)], place)
+    parts: dict[str, Any] = {
+        name: _label(entries[name], f"{place}: {name}")
+        for name in ("title", "explanation", "predict", "rule")
         if name in entries
     }
-    change = _table(entries.get("change", {}), f"{where}.change")
+    change = _table(entries.get("change", {}), f"{place}: change")
+    for member in change:
+        if member not in MEMBER:
+            raise unknown_member(member, f"{place}: change")
+    parts |= {
+        "specimen": _build(Subject, entries.get("specimen", {}), f"{place}: specimen"),
+        "call": _build(Call, entries.get("call", {}), f"{place}: call"),
+        "setup": _steps(entries.get("setup", []), f"{place}: setup"),
+        "after": _steps(entries.get("after", []), f"{place}: after"),
+        "change": {name: _value(v, f"{place}: change.{name}") for name, v in change.items()},
+    }
     try:
-        return Experiment(
-            **texts,
-            specimen=_build(Subject, entries.get("specimen", {}), f"{where}.specimen"),
-            call=_build(Call, entries.get("call", {}), f"{where}.call"),
-            setup=_steps(entries.get("setup", []), f"{where}.setup"),
-            after=_steps(entries.get("after", []), f"{where}.after"),
-            change={
-                name: _value(value, f"{where}.change.{name}") for name, value in change.items()
-            },
-        )
+        return Experiment(identity, **parts)
     except InputError as error:
-        inner = f'experiment "{texts["id"]}": '
-        if error.where.startswith(inner):  # say the place in the file, not only in the experiment
-            place = f"{where}.{error.where.removeprefix(inner)}"
-            raise InputError(place, error.problem, error.value, error.expected) from None
-        raise
+        raise InputError(start + error.where, error.problem, error.value, error.expected) from None
+
+
+def _identity(entries: Mapping[str, object], where: str) -> str:
+    if "id" not in entries:
+        raise InputError(where, "is missing")
+    identity = _label(entries["id"], where, lines=False)
+    if not 0 < len(identity) <= 80:
+        raise InputError(where, "is not an id", shorten(identity), "1 to 80 characters")
+    return identity
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """Write a recipe as TOML, so that `parse_recipe` gives the same recipe again."""
+    """Write a recipe as TOML, so that `parse_recipe` gives the same recipe again.
+
+    Raises InputError for a text that stands for bytes that are not UTF-8, which TOML cannot hold.
+    """
     lines = [f"schema = {_toml(SCHEMA)}", f"title = {_toml(recipe.title)}"]
     for experiment in recipe.experiments:
         lines += ["", "[[experiment]]"]
@@ -145,9 +173,8 @@ def recipe_text(recipe: Recipe) -> str:
 
 
 def _steps(entries: object, where: str) -> tuple[Step, ...]:
-    if not isinstance(entries, list) or len(entries) > MOST:
-        raise InputError(where, "is not a list of steps", shorten(entries), f"at most {MOST}")
-    return tuple(_step(entry, f"{where}[{number}]") for number, entry in enumerate(entries))
+    listed = enumerate(_list(entries, where))
+    return tuple(_step(entry, f"{where}[{number}]") for number, entry in listed)
 
 
 def _step(entry: object, where: str) -> Step:
@@ -155,9 +182,8 @@ def _step(entry: object, where: str) -> Step:
     verbs = [key for key in table if key in STEPS]
     # "brk" is a verb and "map" may not be: the first key that is a verb names the step.
     if not verbs:
-        near = [match for key in table for match in get_close_matches(key, STEPS, n=1)]
-        hint = f"{near[0]}?" if near else f"one of {', '.join(STEPS)}"
-        raise InputError(where, "has no key that is a step", shorten(", ".join(table)), hint)
+        raise InputError(where, "has no key that is a step", shorten(list(table)),
+                         suggestion(next(iter(table), ""), STEPS))  # fmt: skip
     step: Step = _build(STEPS[verbs[0]], table, where)
     return step
 
@@ -214,8 +240,10 @@ def _pair(item: object, where: str) -> tuple[int | str, int | str]:
 
 
 def _list(value: object, where: str) -> list[object]:
-    if not isinstance(value, list) or len(value) > MOST:
-        raise InputError(where, "is not a list", shorten(value), f"at most {MOST} entries")
+    if not isinstance(value, list):
+        raise InputError(where, "is not a list", shorten(value), "[ ... ]")
+    if len(value) > MOST:
+        raise InputError(where, "entries are too many", str(len(value)), f"at most {MOST}")
     return value
 
 
@@ -229,19 +257,17 @@ def _only(table: Mapping[str, object], known: Iterable[str], where: str) -> None
     names = list(known)
     for key in table:
         if key not in names:
-            near = get_close_matches(key, names, n=1)
-            hint = f"{near[0]}?" if near else f"one of {', '.join(names)}"
-            raise InputError(where, "is not a known key", shorten(key), hint)
+            raise InputError(where, "is not a known key", shorten(key), suggestion(key, names))
 
 
-def _label(value: object, where: str) -> str:
+def _label(value: object, where: str, *, lines: bool = True) -> str:
     """Return a text that is shown to people: no control characters, not too long."""
     if not isinstance(value, str):
         raise InputError(where, "is of the wrong type", shorten(value), "a string")
     if len(value) > 2000:
         raise InputError(where, "characters are too many", str(len(value)), "at most 2000")
     for character in value:
-        if not (character.isprintable() or character == "\n"):
+        if not (character.isprintable() or (character == "\n" and lines)):
             raise InputError(where, "is a control character", f"U+{ord(character):04X}", "text")
     return value
 
@@ -265,6 +291,8 @@ def _toml_character(character: str) -> str:
     if character.isprintable():
         return character
     code = ord(character)
+    if 0xD800 <= code < 0xE000:
+        raise InputError("recipe", "cannot be written in TOML", f"U+{code:04X}", "UTF-8, or hex")
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 

@@ -52,8 +52,11 @@ class Privilege:
     uid: int
     capabilities: str
     """CapEff, in hex."""
-    user_namespace: int
-    """How many namespaces below ours."""
+    own_user_namespace: bool | None
+    """Whether it is in another user namespace than the lab; `capabilities` then count there.
+
+    None if that cannot be seen.
+    """
     seccomp: int
     """0 off, 1 strict, 2 filter."""
 
@@ -104,6 +107,7 @@ class Agreement:
     """Whether the rule that the author aimed at decides."""
     learner: bool | None
     disagreements: tuple[str, ...]
+    """What was predicted or aimed at and did not come, one sentence each; not the learner's."""
 
     @property
     def with_lab(self) -> bool:
@@ -184,12 +188,27 @@ def plain(value: Any) -> Any:
 
 
 def bytes_text(data: bytes) -> str:
-    """Return bytes as text that keeps every byte: what is not UTF-8 becomes a lone surrogate.
+    r"""Return bytes as text that keeps every byte: what is not UTF-8 becomes a lone surrogate.
 
-    >>> bytes_text(b"a\\xff").encode("utf-8", "surrogateescape")
-    b'a\\xff'
+    >>> text_bytes(bytes_text(b"a\xff"), "")
+    b'a\xff'
     """
     return data.decode("utf-8", "surrogateescape")
+
+
+def text_bytes(text: str, where: str) -> bytes:
+    r"""Return the bytes that a text stands for: UTF-8, and a byte for each surrogate of one.
+
+    >>> text_bytes("é", "").hex()
+    'c3a9'
+
+    Raises InputError for a surrogate that stands for no byte.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        character = f"U+{ord(text[error.start]):04X}"
+        raise InputError(where, "is half of a character", character, "whole ones") from None
 
 
 def view(snapshot: Snapshot, regions: Mapping[str, tuple[int, int]]) -> View:
@@ -263,6 +282,25 @@ def _without_defaults(value: Any) -> Any:
     return value
 
 
+_START = '{"schema":"prctlmm-lab/'
+
+
+def is_torn(line: str) -> bool:
+    """Tell whether a line is the beginning of a request or record that was not written to its end.
+
+    >>> is_torn('{"schema":"prctlmm-lab/record/1","id":"7f'), is_torn("{}")
+    (True, False)
+    """
+    text = line.rstrip("\n")
+    if not text or not (text.startswith(_START) or _START.startswith(text)):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
 def parse_line(line: str, where: str) -> dict[str, Any]:
     """Parse one line of a logbook into its object, checking that it says which schema it has.
 
@@ -271,7 +309,7 @@ def parse_line(line: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
-        raise InputError(where, "is not a whole JSON object", ascii(line[:60])) from None
+        raise InputError(where, "is not a JSON object", ascii(line[:60])) from None
     if not isinstance(value, dict) or value.get("schema") not in (REQUEST_SCHEMA, RECORD_SCHEMA):
         found = value.get("schema") if isinstance(value, dict) else None
         raise InputError(where, "is not the schema of a record", ascii(found)[:80], RECORD_SCHEMA)

@@ -8,18 +8,29 @@ kernel answered, or None.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from prctlmm_lab.errors import InputError
-from prctlmm_lab.experiments.formula import Value, check_name, evaluate, names_of, shorten
-from prctlmm_lab.kernel.abi import MEMBER, U64, PrctlMmMap
-from prctlmm_lab.kernel.auxv import encode_auxv
+from prctlmm_lab.experiments.formula import (
+    Value,
+    check_name,
+    evaluate,
+    names_of,
+    shorten,
+    suggestion,
+    unknown_name,
+)
+from prctlmm_lab.experiments.record import text_bytes
+from prctlmm_lab.kernel.abi import MEMBER, U32, U64, PrctlMmMap
+from prctlmm_lab.kernel.auxv import TYPES, encode_auxv
 from prctlmm_lab.kernel.facts import Facts
 from prctlmm_lab.specimen.process import RESOURCES, Specimen
 
 LONGEST_WRITE = 1 << 20
+_LONGEST_PATH = 4095
 _OPEN_FLAGS = {
     "read": os.O_RDONLY,
     "write": os.O_WRONLY,
@@ -38,22 +49,29 @@ class Bench:
     regions: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Mapped by steps: name -> (start, end), the end exclusive."""
     descriptors: dict[str, int] = field(default_factory=dict)
+    before: PrctlMmMap | None = None
+    """The map just before the call, once the set-up is done."""
 
     def lookup(self, name: str) -> int | None:
-        """Return the present value of a name, or None if it is not known."""
+        """Return the present value of a name, or None if it is not known.
+
+        Raises LookupError for a VMA that is not there now.
+        """
         first, dot, part = name.partition(".")
-        if name in MEMBER or first == "before":
-            return self._member(part if dot else name)
-        if dot:
-            start, end = self.regions.get(first) or self._labelled(first) or (None, None)
-            if start is None or end is None:
-                return None
-            return {"start": start, "end": end, "length": end - start}.get(part)
-        return self._constants().get(name, self.descriptors.get(name))
+        if first == "before":
+            return dict(self.before or self.specimen.current_map()).get(part)
+        if name in MEMBER:
+            return dict(self.specimen.current_map())[name]
+        if not dot:
+            return self._constants().get(name, self.descriptors.get(name))
+        if first not in self.regions and first not in LABELLED:
+            return None
+        start, end = self.regions.get(first) or self._labelled(first)
+        return {"start": start, "end": end, "length": end - start}.get(part)
 
     def names(self) -> tuple[str, ...]:
         """List the names that are known now, for the message about one that is not."""
-        regions = [f"{name}.start" for name in (*self.regions, "heap", "stack", "vdso")]
+        regions = [f"{name}.start" for name in (*self.regions, *LABELLED)]
         return (*MEMBER, *regions, *self.descriptors, *self._constants())
 
     def value(self, value: Value, where: str) -> int:
@@ -62,32 +80,33 @@ class Bench:
 
     def address(self, value: Value, where: str) -> int:
         """Return an unsigned 64-bit number: an address, a length or a limit."""
-        number = self.value(value, where)
-        if not 0 <= number <= U64:
-            raise InputError(where, "is not a 64-bit number", hex(number), f"0 to {U64:#x}")
-        return number
-
-    def take(self, name: str, where: str) -> None:
-        """Refuse a name that means something already."""
-        taken = {*MEMBER, *self.regions, *self.descriptors, *self._constants(), "before", "heap"}
-        check_name(name, where, taken | {"stack", "vdso"})
+        return unsigned(self.value(value, where), where)
 
     @staticmethod
     def constant_names() -> tuple[str, ...]:
         """Name the facts that formulas may use."""
         return ("page", "lowest", "highest", "auxv_capacity", "map_size", "unlimited")
 
-    def _member(self, name: str) -> int | None:
-        return dict(self.specimen.current_map()).get(name)
-
-    def _labelled(self, label: str) -> tuple[int, int] | None:
+    def _labelled(self, label: str) -> tuple[int, int]:
         found = self.specimen.snapshot().labelled(f"[{label}]")
-        return (found[0].start, found[-1].end) if found else None
+        if not found:
+            raise LookupError(f"is not there: no memory is labelled [{label}] now")
+        return found[0].start, found[-1].end
 
     def _constants(self) -> dict[str, int]:
         f = self.facts
         values = (f.page_size, f.lowest, f.highest, f.auxv_capacity, f.map_size, U64)
         return dict(zip(self.constant_names(), values, strict=True))
+
+
+def unsigned(number: int, where: str, top: int = U64) -> int:
+    """Return a number that lies between 0 and `top`.
+
+    Raises InputError for one that does not.
+    """
+    if not 0 <= number <= top:
+        raise InputError(where, "does not fit", shorten(number), f"0 to {top:#x}")
+    return number
 
 
 @dataclass(frozen=True)
@@ -96,12 +115,21 @@ class Step:
 
     verb: ClassVar[str]
 
+    def check(self, where: str) -> None:
+        """Refuse what can be seen to be wrong before anything runs; formulas are checked apart.
+
+        Raises InputError; `where` names the step in messages.
+        """
+
     def perform(self, bench: Bench, where: str) -> int | None:
-        """Do it; `where` names the step in messages.
+        """Do it, and return what the kernel answered, if that is a number.
 
         Raises InputError for a value that makes no sense, SystemCallError if the kernel refuses,
         SpecimenError if the specimen ends.
         """
+        return self._perform(bench, where)
+
+    def _perform(self, bench: Bench, where: str, /) -> int | None:
         raise NotImplementedError
 
 
@@ -117,12 +145,16 @@ class Map(Step):
     shared: bool = False
     grows_down: bool = False
 
-    def perform(self, bench: Bench, where: str) -> int:
-        bench.take(self.map, f"{where}.map")
-        length = bench.address(self.pages, f"{where}.pages") * bench.facts.page_size
+    def check(self, where: str) -> None:
+        """Refuse permissions that are none."""
+        _check_permissions(self.permissions, where)
+
+    def _perform(self, bench: Bench, where: str, /) -> int:
+        pages = bench.address(self.pages, f"{where}.pages")
+        length = pages * bench.facts.page_size
         if not 0 < length <= bench.facts.highest:
-            raise InputError(f"{where}.pages", "bytes cannot be mapped", hex(length),
-                             "1 page or more, inside user space")  # fmt: skip
+            raise InputError(f"{where}.pages", "pages cannot be mapped", hex(pages),
+                             "1 or more, inside user space")  # fmt: skip
         start = bench.specimen.map(
             length,
             at=None if self.at is None else bench.address(self.at, f"{where}.at"),
@@ -146,34 +178,40 @@ class Write(Step):
     identity_map: bool = False
     """Write the 104 bytes of the map that changes nothing."""
 
-    def perform(self, bench: Bench, where: str) -> None:
-        data = self._data(bench, where)
-        if len(data) > LONGEST_WRITE:
-            raise InputError(where, "bytes are too many to write", hex(len(data)),
-                             f"at most {LONGEST_WRITE:#x}")  # fmt: skip
-        bench.specimen.write(bench.address(self.write, f"{where}.write"), data)
-
-    def _data(self, bench: Bench, where: str) -> bytes:
+    def check(self, where: str) -> None:
+        """Refuse what is not exactly one kind of contents, hex that is none, and too much."""
         given = (self.text, self.hex, self.auxv, self.identity_map or None)
         if sum(part is not None for part in given) != 1:
             raise InputError(where, "must have exactly one of text, hex, auxv and identity_map")
+        length = len(self._bytes(where))
+        if length > LONGEST_WRITE:
+            raise InputError(where, "bytes are too many to write", hex(length),
+                             f"at most {LONGEST_WRITE:#x}")  # fmt: skip
+
+    def _bytes(self, where: str) -> bytes:
+        """Return the contents that are known without a specimen."""
         if self.text is not None:
-            return self.text.encode("utf-8", "surrogateescape")
-        if self.auxv is not None:
-            return encode_auxv(self._entries(bench, where))
-        if self.identity_map:
-            return bench.specimen.current_map().pack()
+            return text_bytes(self.text, f"{where}.text")
         try:
             return bytes.fromhex(self.hex or "")
         except ValueError:
             raise InputError(f"{where}.hex", "is not hex", shorten(self.hex),
                              "pairs of hex digits") from None  # fmt: skip
 
+    def _perform(self, bench: Bench, where: str, /) -> None:
+        if self.auxv is not None:
+            data = encode_auxv(self._entries(bench, where))
+        elif self.identity_map:
+            data = bench.specimen.current_map().pack()
+        else:
+            data = self._bytes(where)
+        bench.specimen.write(bench.address(self.write, f"{where}.write"), data)
+
     def _entries(self, bench: Bench, where: str) -> Iterable[tuple[str | int, int]]:
         for number, (kind, value) in enumerate(self.auxv or ()):
             place = f"{where}.auxv[{number}]"
-            named = isinstance(kind, str) and kind.startswith("AT_")
-            yield kind if named else bench.address(kind, place), bench.address(value, place)
+            type_ = TYPES[kind] if kind in TYPES else bench.address(kind, f"{place}[0]")
+            yield type_, bench.address(value, f"{place}[1]")
 
 
 @dataclass(frozen=True)
@@ -184,7 +222,7 @@ class Unmap(Step):
     unmap: Value
     length: Value = "page"
 
-    def perform(self, bench: Bench, where: str) -> None:
+    def _perform(self, bench: Bench, where: str, /) -> None:
         address = bench.address(self.unmap, f"{where}.unmap")
         bench.specimen.unmap(address, bench.address(self.length, f"{where}.length"))
 
@@ -198,7 +236,11 @@ class Protect(Step):
     permissions: str
     length: Value = "page"
 
-    def perform(self, bench: Bench, where: str) -> None:
+    def check(self, where: str) -> None:
+        """Refuse permissions that are none."""
+        _check_permissions(self.permissions, where)
+
+    def _perform(self, bench: Bench, where: str, /) -> None:
         address = bench.address(self.protect, f"{where}.protect")
         length = bench.address(self.length, f"{where}.length")
         bench.specimen.protect(address, length, self.permissions)
@@ -211,7 +253,7 @@ class Brk(Step):
     verb: ClassVar[str] = "brk"
     brk: Value
 
-    def perform(self, bench: Bench, where: str) -> int:
+    def _perform(self, bench: Bench, where: str, /) -> int:
         return bench.specimen.brk(bench.address(self.brk, f"{where}.brk"))
 
 
@@ -224,10 +266,13 @@ class Limit(Step):
     soft: Value
     hard: Value | None = None
 
-    def perform(self, bench: Bench, where: str) -> None:
+    def check(self, where: str) -> None:
+        """Refuse a resource that does not exist."""
         if self.limit.removeprefix("RLIMIT_") not in RESOURCES:
             raise InputError(f"{where}.limit", "is not a resource", shorten(self.limit),
-                             ", ".join(RESOURCES))  # fmt: skip
+                             suggestion(self.limit, RESOURCES))  # fmt: skip
+
+    def _perform(self, bench: Bench, where: str, /) -> None:
         hard = None if self.hard is None else bench.address(self.hard, f"{where}.hard")
         soft = bench.address(self.soft, f"{where}.soft")
         bench.specimen.set_limit(self.limit, soft, hard)
@@ -240,8 +285,10 @@ class Become(Step):
     verb: ClassVar[str] = "become"
     become: Value
 
-    def perform(self, bench: Bench, where: str) -> None:
-        bench.specimen.become(bench.address(self.become, f"{where}.become"))
+    def _perform(self, bench: Bench, where: str, /) -> None:
+        place = f"{where}.become"
+        # (uid_t)-1 would tell the kernel to leave the identity as it is.
+        bench.specimen.become(unsigned(bench.value(self.become, place), place, U32 - 1))
 
 
 @dataclass(frozen=True)
@@ -251,7 +298,11 @@ class LosePrivilege(Step):
     verb: ClassVar[str] = "lose_privilege"
     lose_privilege: bool
 
-    def perform(self, bench: Bench, where: str) -> None:
+    def check(self, where: str) -> None:
+        """Refuse false, which would say nothing."""
+        _check_true(self.lose_privilege, f"{where}.lose_privilege")
+
+    def _perform(self, bench: Bench, _where: str, /) -> None:
         if bench.specimen.syscall("geteuid") == 0:
             bench.specimen.become(65534)
 
@@ -264,27 +315,40 @@ class UserNamespace(Step):
     user_namespace: bool
     map_ids: bool = True
 
-    def perform(self, bench: Bench, where: str) -> None:
+    def check(self, where: str) -> None:
+        """Refuse false, which would say nothing."""
+        _check_true(self.user_namespace, f"{where}.user_namespace")
+
+    def _perform(self, bench: Bench, _where: str, /) -> None:
         bench.specimen.enter_user_namespace(map_ids=self.map_ids)
 
 
 @dataclass(frozen=True)
 class Open(Step):
-    """Open a file by path and give the descriptor a name; `for` is read, write, path and so on."""
+    """Open a file by path and give the descriptor a name; access is read, write, path and so on.
+
+    `{NAME}` in the path stands for the number of a descriptor: "/proc/self/fd/{NAME}".
+    """
 
     verb: ClassVar[str] = "open"
     open: str
     path: str
     access: str = "read"
 
-    def perform(self, bench: Bench, where: str) -> int:
-        bench.take(self.open, f"{where}.open")
+    def check(self, where: str) -> None:
+        """Refuse a path that can name no file, and an access that is none."""
+        path = text_bytes(self.path, f"{where}.path")
+        if not path or b"\0" in path or len(path) > _LONGEST_PATH:
+            raise InputError(f"{where}.path", "is not a path", shorten(self.path),
+                             f"1 to {_LONGEST_PATH} bytes, none of them zero")  # fmt: skip
         if self.access not in _OPEN_FLAGS:
             raise InputError(f"{where}.access", "is not a way to open", shorten(self.access),
-                             ", ".join(_OPEN_FLAGS))  # fmt: skip
-        path = self.path
+                             suggestion(self.access, _OPEN_FLAGS))  # fmt: skip
+
+    def _perform(self, bench: Bench, where: str, /) -> int:
+        path = text_bytes(self.path, f"{where}.path")
         for name, number in bench.descriptors.items():
-            path = path.replace(f"{{{name}}}", str(number))
+            path = path.replace(b"{%b}" % name.encode(), b"%d" % number)
         descriptor = bench.specimen.open(path, _OPEN_FLAGS[self.access])
         bench.descriptors[self.open] = descriptor
         return descriptor
@@ -298,10 +362,13 @@ class MemoryFile(Step):
     memory_file: str
     mode: int = 0o755
 
-    def perform(self, bench: Bench, where: str) -> int:
-        bench.take(self.memory_file, f"{where}.memory_file")
+    def check(self, where: str) -> None:
+        """Refuse a mode that is none."""
         if not 0 <= self.mode <= 0o7777:
-            raise InputError(f"{where}.mode", "is not a file mode", hex(self.mode), "0 to 0o7777")
+            raise InputError(f"{where}.mode", "is not a file mode", shorten(self.mode),
+                             "0 to 0o7777")  # fmt: skip
+
+    def _perform(self, bench: Bench, _where: str, /) -> int:
         descriptor = bench.specimen.memory_file(self.memory_file, mode=self.mode)
         bench.descriptors[self.memory_file] = descriptor
         return descriptor
@@ -314,11 +381,8 @@ class Close(Step):
     verb: ClassVar[str] = "close"
     close: str
 
-    def perform(self, bench: Bench, where: str) -> None:
-        if self.close not in bench.descriptors:
-            raise InputError(f"{where}.close", "is not an open descriptor", shorten(self.close),
-                             f"one of {', '.join(bench.descriptors) or '(none is open)'}")  # fmt: skip
-        bench.specimen.close(bench.descriptors[self.close])
+    def _perform(self, bench: Bench, where: str, /) -> None:
+        bench.specimen.close(bench.address(self.close, f"{where}.close"))
 
 
 @dataclass(frozen=True)
@@ -328,8 +392,23 @@ class ReleaseExecutable(Step):
     verb: ClassVar[str] = "release_executable"
     release_executable: bool
 
-    def perform(self, bench: Bench, where: str) -> None:
+    def check(self, where: str) -> None:
+        """Refuse false, which would say nothing."""
+        _check_true(self.release_executable, f"{where}.release_executable")
+
+    def _perform(self, bench: Bench, _where: str, /) -> None:
         bench.specimen.release_executable()
+
+
+def _check_permissions(permissions: str, where: str) -> None:
+    if not re.fullmatch("[r-][w-][x-]", permissions):
+        raise InputError(f"{where}.permissions", "is not of the form rwx", shorten(permissions),
+                         'three letters such as "rw-"')  # fmt: skip
+
+
+def _check_true(value: bool, where: str) -> None:
+    if value is not True:
+        raise InputError(where, "says nothing", "false", "true, or no such step")
 
 
 STEPS: dict[str, type[Step]] = {
@@ -349,18 +428,43 @@ LABELLED = ("heap", "stack", "vdso")
 def check_steps(steps: Iterable[Step], known: set[str], where: str) -> None:
     """Check every formula and name of steps before anything runs; `known` grows on the way.
 
-    Raises InputError for a formula that is none and for a name that nothing defines.
+    Raises InputError for what no specimen could do: a formula that is none, a name that nothing
+    defines or that is taken, a number that does not fit.
     """
     for number, step in enumerate(steps):
         place = f"{where}[{number}]"
+        step.check(place)
         for entry in fields(step):
-            if "Value" in str(entry.type):
-                check_names(getattr(step, entry.name), known, f"{place}.{entry.name}")
-        if isinstance(step, Map):
-            check_name(step.map, f"{place}.map", known | set(LABELLED))
-            known |= {step.map, *_parts(step.map)}
-        if isinstance(step, Open | MemoryFile):
-            known.add(check_name(getattr(step, step.verb), f"{place}.{step.verb}", known))
+            value = getattr(step, entry.name)
+            if entry.name == "auxv" and value is not None:
+                _check_vector(value, known, f"{place}.auxv")
+            elif "Value" in str(entry.type) and value is not None:
+                check_value(value, known, f"{place}.{entry.name}")
+        _check_definitions(step, known, f"{place}.{step.verb}")
+
+
+def _check_vector(entries: tuple[tuple[Value, Value], ...], known: set[str], where: str) -> None:
+    for number, (kind, value) in enumerate(entries):
+        if kind not in TYPES:
+            if isinstance(kind, str) and kind.startswith("AT_"):
+                raise unknown_name(kind, f"{where}[{number}][0]", TYPES)
+            check_value(kind, known, f"{where}[{number}][0]")
+        check_value(value, known, f"{where}[{number}][1]")
+
+
+def _check_definitions(step: Step, known: set[str], where: str) -> None:
+    """Check the name that a step defines or uses, and add what it defines to `known`."""
+    taken = {name.partition(".")[0] for name in known}
+    if isinstance(step, Map):
+        known |= set(_parts(check_name(step.map, where, taken)))
+    elif isinstance(step, Open | MemoryFile):
+        known.add(check_name(getattr(step, step.verb), where, taken))
+    elif isinstance(step, Close):
+        opened = {name for name in known if "." not in name} - known_names()
+        if step.close not in opened:
+            raise InputError(where, "is not a descriptor", shorten(step.close),
+                             suggestion(step.close, sorted(opened)) if opened
+                             else "a name that a step before gave to one")  # fmt: skip
 
 
 def known_names() -> set[str]:
@@ -370,17 +474,16 @@ def known_names() -> set[str]:
     return {*MEMBER, *before, *labelled, *Bench.constant_names()}
 
 
-def check_names(value: object, known: set[str], where: str) -> None:
-    """Check that a value is a number or a formula of known names; None is nothing to check.
+def check_value(value: Value, known: set[str], where: str, top: int = U64) -> None:
+    """Check that a value is a number that fits, or a formula of known names.
 
     Raises InputError otherwise.
     """
-    if isinstance(value, tuple):
-        for number, part in enumerate(value):
-            check_names(part, known, f"{where}[{number}]")
-    elif value is not None and not (isinstance(value, str) and value.startswith("AT_")):
-        # Every known name stands for 1 here: only form and names are checked, not the numbers.
-        evaluate(value, lambda name: 1 if name in known else None, where, known)  # type: ignore[arg-type]
+    names = names_of(value, where)
+    for name in sorted(names - known):
+        raise unknown_name(name, where, known)
+    if not names:
+        unsigned(evaluate(value, lambda _: None, where), where, top)
 
 
 def _parts(region: str) -> tuple[str, ...]:
@@ -424,6 +527,11 @@ def check_circles(changes: Mapping[str, Value], where: str) -> None:
         follow((member,))
 
 
+def widest(member: str) -> int:
+    """Return the largest value that a member can hold."""
+    return U64 if MEMBER[member].size == 8 else U32
+
+
 class _Resolver:
     """Works out new members one by one, each at most once."""
 
@@ -441,11 +549,8 @@ class _Resolver:
         self.under_way.append(name)
         number = evaluate(self.changes[name], self.lookup, place, self.bench.names())
         self.under_way.pop()
-        top = U64 if MEMBER[name].size == 8 else (1 << 32) - 1
-        if not 0 <= number <= top:
-            raise InputError(place, "does not fit", shorten(number), f"0 to {top:#x}")
-        self.done[name] = number
-        return number
+        self.done[name] = unsigned(number, place, widest(name))
+        return self.done[name]
 
     def lookup(self, name: str) -> int | None:
         first, _, part = name.partition(".")
