@@ -1,1 +1,1 @@
-"""Pictures, tables and widgets: what a person sees of a snapshot, an explanation, a record."""
+"""What a person sees: pictures and tables made from snapshots, drafts and explanations."""

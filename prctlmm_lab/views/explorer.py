@@ -88,11 +88,13 @@ class Exploration:
 
     def __post_init__(self) -> None:
         self._start = self.draft
-        self._history: list[Experiment] = []
+        self._history: list[tuple[Experiment, Experiment]] = []
+        """Earlier drafts, each with what it started from."""
         self._last_edited = ""
         self._bench: Bench | None = None
         self._built_for: tuple[Subject, tuple[Step, ...]] | None = None
         self._subject = self.draft.specimen
+        self._prepared: tuple[Bench, Experiment, Prepared] | None = None
         self._landmarks: dict[str, tuple[Landmark, ...]] = {}
         self._finished: Specimen | None = None
 
@@ -125,6 +127,7 @@ class Exploration:
     def choose_preset(self, experiment: Experiment) -> None:
         """Start from another experiment; the build stays."""
         subject = replace(experiment.specimen, build=self.draft.specimen.build)
+        self._last_edited = ""
         self._set(replace(experiment, specimen=subject, predict=""), edited="preset")
         self._start = self.draft
 
@@ -132,7 +135,7 @@ class Exploration:
         if draft == self.draft:
             return
         if edited != self._last_edited:  # many steps of one slider are one thing to undo
-            self._history.append(self.draft)
+            self._history.append((self.draft, self._start))
         self._last_edited, self.draft = edited, draft
 
     def undo(self) -> bool:
@@ -140,7 +143,7 @@ class Exploration:
         self._last_edited = ""
         if not self._history:
             return False
-        self.draft = self._history.pop()
+        self.draft, self._start = self._history.pop()
         return True
 
     def reset(self) -> None:
@@ -196,13 +199,17 @@ class Exploration:
 
     def _predict(self, draft: Experiment) -> Prepared:
         bench = self.bench()
-        return predict(replace(draft, specimen=self._subject), bench)
+        if self._prepared is None or self._prepared[0] is not bench or self._prepared[1] != draft:
+            prepared = predict(replace(draft, specimen=self._subject), bench)
+            self._prepared = bench, draft, prepared
+        return self._prepared[2]
 
     def run(self) -> Result:
         """Make the real call on the bench; its specimen stays alive for a look until the next run.
 
         Raises InputError as `predict`, SpecimenError if the specimen ended before the call.
         """
+        self._prepared = None  # what stands in /proc just before the call, not at the last edit
         prepared = self.predict()
         specimen, logged = prepared.bench.specimen, "not logged"
         book = None

@@ -22,6 +22,7 @@ class Landmark:
 
     @property
     def label(self) -> str:
+        """What the slider calls it."""
         return self.formula or "(unchanged)"
 
 

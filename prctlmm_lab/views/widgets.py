@@ -17,8 +17,9 @@ from typing import Any
 import ipywidgets as widgets
 
 from prctlmm_lab.errors import InputError, LabError
-from prctlmm_lab.experiments.experiment import VERDICTS, Prepared
+from prctlmm_lab.experiments.experiment import VERDICTS, Experiment, Prepared
 from prctlmm_lab.kernel.abi import ADDRESSES, MEMBER, MEMBERS
+from prctlmm_lab.kernel.rules import errno_name
 from prctlmm_lab.specimen.build import BUILDS
 from prctlmm_lab.views.explorer import Exploration, Result, default_logbook, presets
 from prctlmm_lab.views.html import difference_html, rules_html
@@ -26,11 +27,13 @@ from prctlmm_lab.views.landmarks import nearest
 from prctlmm_lab.views.layout import layout
 from prctlmm_lab.views.svg import address_space_svg
 
-_MARKS = {True: "✓", False: "✗", None: "–"}
+_WRAP = widgets.Layout(flex_flow="row wrap")
+_NARROW = widgets.Layout(width="62px")
+_MARKS = {True: "✓", False: "✗", None: ""}
 
 
 class MemberRow:
-    """One member: a slider over its landmarks, a text for anything else, the value it stands for."""
+    """One member: a slider over its landmarks, a text for anything else, and its value."""
 
     def __init__(self, name: str, on_formula: Callable[[str, str], None]) -> None:
         self.name = name
@@ -73,7 +76,10 @@ class MemberRow:
     def complain(self, problem: str) -> None:
         """Show what is wrong with the text, beside it."""
         self.problem = problem
-        self.value.value = f'<span role="alert" style="color:#a00">✗ {escape(problem)}</span>'
+        said = escape(problem.removeprefix(f"{self.name}: "))
+        self.value.value = (
+            f'<div role="alert" style="color:#a00;font-size:11px;line-height:1.2">✗ {said}</div>'
+        )
 
 
 class Explorer(widgets.VBox):
@@ -97,21 +103,31 @@ class Explorer(widgets.VBox):
         self._presets = presets()
         self._make_controls()
         self._make_rows()
-        self.picture = widgets.HTML(layout=widgets.Layout(flex="1 1 420px", min_width="380px"))
+        self.picture = widgets.HTML(layout=widgets.Layout(flex="1 1 560px", min_width="380px"))
         self.answer = widgets.HTML()
         self.message = widgets.HTML()
+        self.about = widgets.HTML()
         self.recipe = widgets.Textarea(
             description="recipe", layout=widgets.Layout(width="98%", height="220px", display="none")
         )
-        rows = widgets.VBox([row.box for row in self.rows.values()])
-        rows.layout.flex = "0 1 600px"
-        body = widgets.HBox([rows, self.picture], layout=widgets.Layout(flex_flow="row wrap"))
-        first = widgets.HBox([self.preset, self.build], layout=_WRAP)
-        second = widgets.HBox(
-            [self.prediction, self.run_button, self.undo_button, self.reset_button,
-             self.recipe_button], layout=_WRAP,
-        )  # fmt: skip
-        super().__init__([first, body, second, self.message, self.answer, self.recipe])
+        buttons = [self.run_button, self.undo_button, self.reset_button, self.recipe_button]
+        left = widgets.VBox(
+            [
+                *(row.box for row in self.rows.values()),
+                widgets.HBox([self.prediction, *buttons], layout=_WRAP),
+                self.message,
+                self.answer,
+                self.recipe,
+            ],
+            layout=widgets.Layout(flex="1 1 590px"),
+        )
+        super().__init__(
+            [
+                widgets.HBox([self.preset, self.build], layout=_WRAP),
+                self.about,
+                widgets.HBox([left, self.picture], layout=_WRAP),
+            ]
+        )
         with self._shown_errors():
             self._refresh()
 
@@ -123,16 +139,25 @@ class Explorer(widgets.VBox):
         )  # fmt: skip
         self.build = widgets.Dropdown(options=list(BUILDS), description="specimen", style=wide)
         self.prediction = widgets.Dropdown(
-            options=[("(write it down first)", ""), *((verdict, verdict) for verdict in VERDICTS)],
-            description="I predict", style=wide,
+            options=[("(nothing yet)", ""), *((verdict, verdict) for verdict in VERDICTS)],
+            description="I predict", style=wide, layout=widgets.Layout(width="225px"),
         )  # fmt: skip
         self.run_button = widgets.Button(
-            description="Run", button_style="primary", tooltip="make the real call"
+            description="Run",
+            button_style="primary",
+            tooltip="make the real call",
+            layout=_NARROW,
         )
-        self.undo_button = widgets.Button(description="Undo", tooltip="take back the last change")
-        self.reset_button = widgets.Button(description="Reset", tooltip="take back all changes")
+        self.undo_button = widgets.Button(
+            description="Undo", tooltip="take back the last change", layout=_NARROW
+        )
+        self.reset_button = widgets.Button(
+            description="Reset", tooltip="take back all changes", layout=_NARROW
+        )
         self.recipe_button = widgets.Button(
-            description="Copy as recipe", tooltip="show the draft as a TOML recipe"
+            description="Copy as recipe",
+            tooltip="show the draft as a TOML recipe",
+            layout=widgets.Layout(width="120px"),
         )
         self.preset.observe(self._on(self._choose_preset), "value")
         self.build.observe(self._on(self._choose_build), "value")
@@ -215,20 +240,23 @@ class Explorer(widgets.VBox):
         """Show the draft: every row, the picture with its flags where they would go, the rules."""
         prepared = self.exploration.predict()
         draft, values = self.exploration.draft, dict(prepared.map)
+        self.picture.value = _draft_html(prepared)
+        self.answer.value = rules_html(prepared.explanation)
+        self.message.value, self.about.value = "", _note(draft.explanation)
         with self._silently():
             for name, row in self.rows.items():
                 formula = str(draft.change.get(name, ""))
                 row.show(formula, values[name], self.exploration.landmarks(name))
             self.build.value = draft.specimen.build
             self.prediction.value = draft.predict
-            if self.preset.value != draft.title and draft.title in self._presets:
-                self.preset.value = draft.title
-        self.picture.value = _draft_html(prepared)
-        self.message.value = self.answer.value = ""
+            started_from = (p for p, e in self._presets.items() if _key(e) == _key(draft))
+            self.preset.value = next(started_from, self.preset.value)
 
     def _show_result(self, result: Result) -> None:
         self.answer.value = result_html(result)
-        self.message.value = _note(f"{len(self.exploration.records)} run here; {result.logged}")
+        self.message.value = _note(
+            f"Record {len(self.exploration.records)} of this session: {result.logged}"
+        )
         if result.after is not None:
             picture = layout(result.after, before=result.before)
             self.picture.value = f"<div>{address_space_svg(picture)}</div>"
@@ -267,7 +295,8 @@ class Explorer(widgets.VBox):
             self.message.value = f'<pre role="alert" data-lab-error="1">{text}</pre>'
 
 
-_WRAP = widgets.Layout(flex_flow="row wrap")
+def _key(experiment: Experiment) -> tuple[str, str]:
+    return experiment.id, experiment.title
 
 
 def _note(text: str) -> str:
@@ -279,15 +308,16 @@ def _alert(text: str) -> str:
 
 
 def _draft_html(prepared: Prepared) -> str:
-    """Return the picture and the rules for a draft, as one string."""
-    values = dict(prepared.map)
-    picture = layout(prepared.before, draft={name: values[name] for name in ADDRESSES})
-    verdict = escape(prepared.explanation.verdict)
-    mark = "✗" if prepared.explanation.errno else "✓"
-    return (
-        f'<div aria-live="polite"><b>{mark} The rules say: {verdict}</b></div>'
-        f"{address_space_svg(picture)}{rules_html(prepared.explanation)}"
-    )
+    """Return the verdict on a draft and its picture, as one string."""
+    values, facts = dict(prepared.map), prepared.bench.facts
+    picture = layout(prepared.before, draft={name: values[name] for name in ADDRESSES}, facts=facts)
+    deciding = prepared.explanation.deciding
+    verdict = "✓ accepted"
+    if deciding is not None:
+        name = errno_name(prepared.explanation.errno)
+        verdict = f"✗ {name}, because not {escape(deciding.rule.title)}"
+    said = f'<div aria-live="polite">The rules say: <b>{verdict}</b></div>'
+    return f"{said}{address_space_svg(picture)}"
 
 
 def result_html(result: Result) -> str:

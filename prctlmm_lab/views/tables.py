@@ -1,0 +1,158 @@
+"""What the lab knows as pandas tables: members, maps, auxiliary vector, differences, rules.
+
+Needs pandas, which is imported on use. Addresses are hex strings, ends are exclusive. A part of a
+snapshot that could not be read is shown as such, with its errno.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prctlmm_lab.kernel.abi import MEMBERS
+from prctlmm_lab.kernel.difference import Change, shown
+from prctlmm_lab.kernel.procfs import Snapshot, Unreadable, Vma
+from prctlmm_lab.kernel.rules import Explanation, Finding, errno_name
+from prctlmm_lab.views.words import printable, size_text
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from pandas.io.formats.style import Styler
+
+NOTHING_MAPPED = "nothing mapped"
+ONLY_GIVEN = "(only given, never shown)"
+"""auxv, auxv_size and exe_fd are read by the call; the kernel keeps what they led to."""
+NOT_IN_PROC = "(not in /proc: brk(0) tells)"
+_POINTERS = frozenset(
+    "AT_PHDR AT_BASE AT_ENTRY AT_PLATFORM AT_BASE_PLATFORM AT_RANDOM AT_EXECFN AT_SYSINFO "
+    "AT_SYSINFO_EHDR".split()
+)
+
+
+def members_table(snapshot: Snapshot) -> DataFrame:
+    """Return the 14 members: value, meaning, the VMA it points into, where it shows.
+
+    >>> from prctlmm_lab.kernel.procfs import read_snapshot
+    >>> members_table(read_snapshot()).loc["arg_start", "points into"].split()[-1]
+    '[stack]'
+
+    Equivalent: `cut -d' ' -f26-28,45-51 /proc/PID/stat` beside `cat /proc/PID/maps`.
+    """
+    rows = [
+        (member.name, _value(snapshot, member.name), member.meaning,
+         _target(snapshot, snapshot.members.get(member.name)), "; ".join(member.shows))
+        for member in MEMBERS
+    ]  # fmt: skip
+    return _frame("member", ("value", "meaning", "points into", "shows in"), rows)
+
+
+def maps_table(snapshot: Snapshot) -> DataFrame:
+    """Return the VMAs in ascending order, with the members that point into each.
+
+    Equivalent: `cat /proc/PID/maps`.
+    """
+    columns = ("end", "size", "permissions", "offset", "device", "inode", "name", "members")
+    if isinstance(snapshot.maps, Unreadable):
+        return _frame("start", columns, [("", *[""] * 6, str(snapshot.maps), "")])
+    return _frame("start", columns, [_vma_row(snapshot, vma) for vma in snapshot.maps])
+
+
+def auxv_table(snapshot: Snapshot) -> DataFrame:
+    """Return the auxiliary vector, entry by entry; pointers with the VMA they point into.
+
+    Equivalent: `LD_SHOW_AUXV=1 true`, for the shell's own.
+    """
+    columns = ("value", "points into")
+    if isinstance(snapshot.auxv, Unreadable):
+        return _frame("type", columns, [("", str(snapshot.auxv), "")])
+    rows = [
+        (e.name, hex(e.value), _target(snapshot, e.value) if e.name in _POINTERS else "")
+        for e in snapshot.aux_entries
+    ]
+    return _frame("type", columns, rows)
+
+
+def difference_table(changes: Iterable[Change]) -> DataFrame:
+    """Return what changed between two snapshots, one row for each change.
+
+    Equivalent: `diff` of two copies of /proc/PID.
+    """
+    rows = [
+        (change.place, *map(printable, (change.name, shown(change.before), shown(change.after))))
+        for change in changes
+    ]
+    return _frame("place", ("name", "before", "after"), rows)
+
+
+def rules_table(explanation: Explanation) -> DataFrame:
+    """Return every check that the kernel makes for one call, in its order.
+
+    `state` is holds, broken, or REFUSES for the one that decides; `errno` is what the check gives.
+
+    The command line's equivalent is `prctlmm-lab explain RECIPE`.
+    """
+    columns = ("rule", "title", "numbers", "state", "errno", "requirement", "source")
+    rows = [
+        _rule_row(position, finding, explanation.errno)
+        for position, finding in enumerate(explanation.findings, 1)
+    ]
+    return _frame("order", columns, rows)
+
+
+def whole(table: DataFrame) -> Styler:
+    """Show a table in a notebook with all its text, aligned left.
+
+    pandas itself aligns right and cuts a cell after 50 characters.
+    """
+    left = [{"selector": "th, td", "props": "text-align: left; vertical-align: top"}]
+    return table.style.set_table_styles(left)  # type: ignore[arg-type]
+
+
+def _frame(index: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> DataFrame:
+    from pandas import DataFrame
+
+    return DataFrame(rows, columns=[index, *columns]).set_index(index)
+
+
+def _value(snapshot: Snapshot, member: str) -> str:
+    if member in snapshot.members:
+        return hex(snapshot.members[member])
+    if member in ("auxv", "auxv_size", "exe_fd"):
+        return ONLY_GIVEN
+    if member == "brk":
+        return NOT_IN_PROC
+    return str(snapshot.stat)
+
+
+def _target(snapshot: Snapshot, address: int | None) -> str:
+    """Name the VMA that holds an address; an exclusive end is told as the end of its VMA."""
+    if address is None:
+        return ""
+    if isinstance(snapshot.maps, Unreadable):
+        return f"maps {snapshot.maps}"
+    vma = snapshot.vma_at(address)
+    if vma is not None:
+        return printable(str(vma))
+    ended = next((vma for vma in snapshot.vmas if vma.end == address), None)
+    return f"{NOTHING_MAPPED}; the end of {printable(str(ended))}" if ended else NOTHING_MAPPED
+
+
+def _vma_row(snapshot: Snapshot, vma: Vma) -> tuple[str, ...]:
+    deleted = " (deleted)" if vma.deleted else ""
+    name = printable(vma.label or vma.path + deleted)
+    members = ", ".join(n for n, address in snapshot.members.items() if address in vma)
+    major, minor = vma.device
+    return (
+        hex(vma.start), hex(vma.end), size_text(vma.size), vma.permissions, hex(vma.offset),
+        f"{major:02x}:{minor:02x}", str(vma.inode), name, members,
+    )  # fmt: skip
+
+
+def _rule_row(position: int, finding: Finding, errno: int) -> tuple[Any, ...]:
+    rule = finding.rule
+    state = "REFUSES" if finding.decides else ("broken" if finding.broken else "holds")
+    return (
+        position, rule.id, rule.title, finding.numbers, state,
+        errno_name(errno if finding.decides else rule.errno),
+        "" if rule.requirement is None else str(rule.requirement), rule.source,
+    )  # fmt: skip
