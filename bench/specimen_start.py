@@ -56,7 +56,8 @@ def main() -> int:
     mine, yardstick = statistics.median(ours), statistics.median(theirs)
     print(f"fork + prctl + reads in C   {yardstick:.3f} ms")
     print(f"specimen, call, snapshot    {mine:.3f} ms   ratio {mine / yardstick:.2f}")
-    print(f"batch of real calls         {statistics.median(time_batch() for _ in range(5)) / 1e6:.2f} M/s")
+    calls = statistics.median(time_batch() for _ in range(5)) / 1e6
+    print(f"batch of real calls         {calls:.2f} million a second")
     return 0
 
 
