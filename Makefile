@@ -1,0 +1,40 @@
+# Everything runs in .venv, which .ci/prepare makes complete and leaves alone while it is.
+
+# The folder of this file, also for `make -f elsewhere/Makefile`.
+top := $(shell dirname '$(subst ','\'',$(strip $(MAKEFILE_LIST)))')
+in_top := $(if $(filter-out .,$(top)),cd '$(subst ','\'',$(top))' &&)
+
+.PHONY: help lab test check bench specimen clean prepare
+
+help:
+	@echo 'make lab       say what works on this kernel, and open the notebooks in JupyterLab'
+	@echo 'make test      check style and types, and run all tests'
+	@echo 'make check     check style and types only'
+	@echo 'make bench     measure'
+	@echo 'make specimen  build the specimen from its assembly source (needs binutils)'
+	@echo 'make clean     remove the environment and what was built'
+
+prepare:
+	@$(in_top) .ci/prepare
+
+lab: prepare
+	@$(in_top) .venv/bin/prctlmm-lab doctor --brief || true
+	@$(in_top) exec .venv/bin/prctlmm-lab lab
+
+check: prepare
+	$(in_top) .venv/bin/ruff check
+	$(in_top) .venv/bin/ruff format --check
+	$(in_top) .venv/bin/mypy
+
+test: check
+	$(in_top) .venv/bin/pytest -n 2
+
+bench: prepare
+	$(in_top) for each in bench/*.py; do .venv/bin/python -m "bench.$$(basename "$$each" .py)" || exit; done
+
+specimen: prepare
+	$(in_top) .venv/bin/python -m prctlmm_lab.specimen.build
+
+clean:
+	$(in_top) rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	$(in_top) find . -name __pycache__ -type d -prune -exec rm -rf {} +
