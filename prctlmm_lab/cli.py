@@ -408,7 +408,10 @@ def _lab(_options: argparse.Namespace) -> int:
         raise InputError("lab", "there is no notebooks/00-... here", "", "the project's folder")
     if find_spec("jupyterlab") is None:
         raise UnsupportedSystem("jupyterlab is not installed", "Run `make lab`.")
+    command = [sys.executable, "-m", "jupyterlab", str(first)]
+    if os.geteuid() == 0:  # as in most containers; JupyterLab wants it said
+        command.append("--allow-root")
     try:
-        return subprocess.run([sys.executable, "-m", "jupyterlab", str(first)]).returncode
+        return subprocess.run(command).returncode
     except KeyboardInterrupt:
         return FINE

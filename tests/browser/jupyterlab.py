@@ -66,7 +66,7 @@ def server(folder: Path, *, seconds: float = 60) -> Iterator[str]:
         settings = folder / "settings" / f"{plugin}.jupyterlab-settings"
         settings.parent.mkdir(parents=True, exist_ok=True)
         settings.write_text(json.dumps(values))
-    port = _free_port()
+    port = free_port()
     command = [
         sys.executable, "-c", _UNTIL_END_OF_FILE,
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
@@ -75,20 +75,21 @@ def server(folder: Path, *, seconds: float = 60) -> Iterator[str]:
     ]  # fmt: skip
     process = subprocess.Popen(
         command,
-        env=_environment(folder),
+        env=environment(folder),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
     try:
-        _wait_for_line(process, b"is running at", seconds)
+        wait_for_line(process, b"is running at", seconds)
         yield f"http://127.0.0.1:{port}"
     finally:
         _end(process)
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
+    """Return an environment in which Jupyter keeps everything below a folder."""
     own = {
         "HOME": folder, "JUPYTER_CONFIG_DIR": folder / "config", "IPYTHONDIR": folder / "ipython",
         "JUPYTER_RUNTIME_DIR": folder / "runtime", "JUPYTER_DATA_DIR": folder / "data",
@@ -102,13 +103,18 @@ def _environment(folder: Path) -> dict[str, str]:
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of the loopback that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _wait_for_line(process: subprocess.Popen[bytes], wanted: bytes, seconds: float) -> None:
+def wait_for_line(process: subprocess.Popen[bytes], wanted: bytes, seconds: float) -> bytes:
+    """Read standard error until a text stands in it, and return what was said till then.
+
+    Raises TimeoutError, with what was said, if it does not come in time.
+    """
     assert process.stderr is not None
     said, deadline = b"", time.monotonic() + seconds
     while wanted not in said:
@@ -118,6 +124,7 @@ def _wait_for_line(process: subprocess.Popen[bytes], wanted: bytes, seconds: flo
         if not chunk:
             raise TimeoutError(f"JupyterLab did not start: {said.decode(errors='replace')[-2000:]}")
         said += chunk
+    return said
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -38,6 +38,7 @@ def test_every_dependency_has_a_lower_and_an_upper_bound() -> None:
     named = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
     loose = [each for each in named if not re.fullmatch(r"[a-z-]+>=[\d.]+,<[\d.]+", each)]
     assert loose == []
+    assert len(names(named)) == len(named), "one is named twice"
 
 
 def imported_packages(folder: Path) -> set[str]:
