@@ -47,7 +47,7 @@ from prctlmm_lab.kernel.procfs import (
 )
 from prctlmm_lab.specimen import spawn
 from prctlmm_lab.specimen.build import BUILDS
-from prctlmm_lab.specimen.spawn import CHANNEL, EXCHANGE
+from prctlmm_lab.specimen.spawn import CHANNEL, EXCHANGE, LIFELINE
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -64,7 +64,8 @@ MREMAP_MAYMOVE, MREMAP_FIXED = 1, 2
 CLONE_NEWUSER = 0x10000000
 ADDR_NO_RANDOMIZE = 0x0040000
 PR_SET_DUMPABLE, PR_SET_NAME = 4, 15
-F_SETFD, FD_CLOEXEC = 2, 1
+F_SETFD, F_SETFL, F_SETOWN, F_SETSIG = 2, 4, 8, 10
+FD_CLOEXEC, O_ASYNC = 1, 0o20000
 AT_FDCWD = -100
 
 RESOURCES = (
@@ -140,11 +141,12 @@ class Specimen:
         self._ended: SpecimenGone | None = None
         spawn.check_texts(arguments, environment)
         given = spawn.can_be_given(arguments, environment)
-        self.pid, self._pidfd, self._socket, self._exchange = spawn.start(
+        self.pid, self._pidfd, self._socket, descriptors = spawn.start(
             build, arguments if given else (b"specimen",), environment if given else ()
         )
+        self._exchange = descriptors[0]
         self._finalizer = weakref.finalize(
-            self, spawn.end, os.getpid(), self._pidfd, self._socket, self._exchange
+            self, spawn.end, os.getpid(), self._pidfd, self._socket, descriptors
         )
         try:
             self._settle(heap_pages)
@@ -160,7 +162,7 @@ class Specimen:
         """Find the scratch memory, close what was inherited, name the process, grow the heap."""
         # The first answer also says that execve is over: posix_spawn returns before the kernel has
         # noted the new program's addresses (fs/binfmt_elf.c, load_elf_binary).
-        closed = self.attempt("close_range", EXCHANGE + 1, 0xFFFFFFFF, 0)
+        closed = self.attempt("close_range", LIFELINE + 1, 0xFFFFFFFF, 0)
         numbers = self._stat("its start")
         entries = {
             entry.name: entry.value for entry in decode_auxv(self._part("auxv", "its start"))
@@ -173,6 +175,11 @@ class Specimen:
         os.pwrite(self._exchange, b"specimen\0", 0)
         *_, top = self._request_all(
             [
+                # Input or the end of the lifeline is a SIGKILL, even to one that sleeps or is
+                # stopped; end of file on the channel ends only one that waits for a request.
+                self._call("fcntl", LIFELINE, F_SETSIG, signal.SIGKILL),
+                self._call("fcntl", LIFELINE, F_SETOWN, self.pid),
+                self._call("fcntl", LIFELINE, F_SETFL, O_ASYNC),
                 self._call("pread64", EXCHANGE, self._scratch, 9, 0),
                 self._call("prctl", PR_SET_NAME, self._scratch),
                 self._call("brk", grown),
@@ -180,7 +187,7 @@ class Specimen:
         )
         if closed < 0:  # before v5.9, or a seccomp filter that does not know it
             for descriptor in map(int, os.listdir(f"/proc/{self.pid}/fd")):
-                if descriptor > EXCHANGE:
+                if descriptor > LIFELINE:
                     self.syscall("close", descriptor)
         if top != grown:
             limit = self.limit("DATA")[0]
@@ -545,10 +552,10 @@ class Specimen:
     def close(self, descriptor: int) -> None:
         """Close a descriptor of the specimen.
 
-        Raises SystemCallError: EBADF. Raises InputError for the two that it answers through.
+        Raises SystemCallError: EBADF. Raises InputError for the three that tie it to us.
         """
-        if descriptor in (CHANNEL, EXCHANGE):
-            raise InputError("descriptor", "is what the specimen answers through",
+        if descriptor in (CHANNEL, EXCHANGE, LIFELINE):
+            raise InputError("descriptor", "is what ties the specimen to us",
                              hex(descriptor), "another one")  # fmt: skip
         self.syscall("close", descriptor)
 

@@ -1,6 +1,6 @@
 """Start the specimen's process, and end it: what lies around the requests.
 
-It starts in a session of its own, with two descriptors besides /dev/null, and every signal at its
+It starts in a session of its own, with three descriptors besides /dev/null, and every signal at its
 default. Nothing of it outlives `end`: no process, no zombie, no descriptor, no file.
 """
 
@@ -23,8 +23,9 @@ from contextlib import AbstractContextManager, ExitStack
 from prctlmm_lab.errors import InputError, SpecimenStartError
 from prctlmm_lab.specimen.build import binary_path
 
-CHANNEL, EXCHANGE = 3, 4
-"""The specimen's descriptors: the socket of requests, the memory file of contents."""
+CHANNEL, EXCHANGE, LIFELINE = 3, 4, 5
+"""The specimen's descriptors: the socket of requests, the memory file of contents, and a pipe whose
+other end we hold: when it closes, however we end, the kernel kills the specimen."""
 
 MFD_NOEXEC_SEAL, MFD_EXEC = 0x08, 0x10
 """Flags of memfd_create since v6.3 (commit 105ff5339f49); EINVAL before."""
@@ -35,8 +36,10 @@ _SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 def start(
     build: str, arguments: Sequence[bytes], environment: Sequence[bytes]
-) -> tuple[int, int, socket.socket, int]:
-    """Start the program; return its pid, a pidfd, our end of the channel, the exchange file.
+) -> tuple[int, int, socket.socket, tuple[int, int]]:
+    """Start the program; return its pid, a pidfd, our end of the channel, and two descriptors.
+
+    They are the exchange file and our end of the lifeline.
 
     Raises SpecimenStartError if no way to start it works here.
     """
@@ -46,7 +49,13 @@ def start(
         with theirs:
             exchange = _exchange_file()
             undo.callback(os.close, exchange)
-            pid = _spawn(build, theirs.fileno(), exchange, arguments, environment)
+            its_end, lifeline = os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, lifeline)
+            try:
+                given = (theirs.fileno(), exchange, its_end)
+                pid = _spawn(build, given, arguments, environment)
+            finally:
+                os.close(its_end)
         try:
             pidfd = os.pidfd_open(pid)
         except BaseException as error:
@@ -58,10 +67,10 @@ def start(
                 raise SpecimenStartError(pid, "pidfd_open", reasons) from error
             raise
         undo.pop_all()
-    return pid, pidfd, ours, exchange
+    return pid, pidfd, ours, (exchange, lifeline)
 
 
-def end(owner: int, pidfd: int, channel: socket.socket, exchange: int) -> None:
+def end(owner: int, pidfd: int, channel: socket.socket, descriptors: tuple[int, int]) -> None:
     """Kill, reap and close; called once for each specimen, at the latest when Python ends.
 
     In a process that was forked from `owner` it only closes: the specimen is not its own.
@@ -78,8 +87,8 @@ def end(owner: int, pidfd: int, channel: socket.socket, exchange: int) -> None:
                 if not readable(pidfd, max(0.0, deadline - time.monotonic())):
                     break
     finally:
-        os.close(pidfd)
-        os.close(exchange)
+        for descriptor in (pidfd, *descriptors):
+            os.close(descriptor)
 
 
 def how_it_ended(pidfd: int, seconds: float) -> tuple[int, int]:
@@ -134,21 +143,23 @@ def check_texts(arguments: Sequence[bytes], environment: Sequence[bytes]) -> Non
 
 def _spawn(
     build: str,
-    channel: int,
-    exchange: int,
+    given: tuple[int, int, int],
     arguments: Sequence[bytes],
     environment: Sequence[bytes],
 ) -> int:
-    """Start the program in a session of its own, with only the descriptors it needs."""
+    """Start the program in a session of its own, with only the descriptors it needs.
+
+    `given` are ours that become CHANNEL, EXCHANGE and LIFELINE.
+    """
     program = binary_path(build, platform.machine()).read_bytes()
     variables = dict(entry.split(b"=", 1) for entry in environment)
     reasons = []
     with ExitStack() as stack:
         # Above 9, so that no dup2 below can close what the next one needs.
-        sources = [_duplicate(stack, descriptor) for descriptor in (channel, exchange)]
+        sources = [_duplicate(stack, descriptor) for descriptor in given]
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         stack.callback(os.close, null)
-        moves = [(null, 0), (null, 1), (null, 2), (sources[0], CHANNEL), (sources[1], EXCHANGE)]
+        moves = list(zip((null, null, null, *sources), range(LIFELINE + 1), strict=True))
         for description, executable in _executables(f"specimen-{build}", program):
             try:
                 with executable as path:

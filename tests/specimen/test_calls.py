@@ -298,9 +298,9 @@ def test_a_path_with_a_zero_byte_is_refused(specimen: Specimen) -> None:
             action("a\0b")
 
 
-@pytest.mark.parametrize("descriptor", [3, 4])
-def test_what_it_answers_through_is_not_closed(specimen: Specimen, descriptor: int) -> None:
-    with pytest.raises(InputError, match="is what the specimen answers through"):
+@pytest.mark.parametrize("descriptor", [3, 4, 5])
+def test_what_ties_it_to_us_is_not_closed(specimen: Specimen, descriptor: int) -> None:
+    with pytest.raises(InputError, match="is what ties the specimen to us"):
         specimen.close(descriptor)
     with pytest.raises(SystemCallError):
         specimen.close(77)

@@ -359,11 +359,23 @@ def interrupt_once_it_waits(thread: int, task: int) -> None:
 # ---- orphaned ---------------------------------------------------------------------------------
 
 
-def test_one_whose_parent_is_killed_ends_by_itself() -> None:
-    code = """
+WHILE_IT = {
+    "waits for a request": "",
+    "is stopped": "os.kill(specimen.pid, signal.SIGSTOP)",
+    "is another program": "specimen.execute('/bin/sleep', [b'sleep', b'60'])",
+    "has another identity": "os.geteuid() or specimen.become(65534)",
+    "sleeps in a call": "threading.Thread(target=specimen.syscall, args=('pause',)).start()",
+}
+
+
+@pytest.mark.parametrize("state", WHILE_IT)
+def test_one_whose_parent_is_killed_ends_by_itself(state: str) -> None:
+    code = f"""
 from prctlmm_lab.specimen.process import Specimen
-import signal
+import os, signal, threading
 specimens = [Specimen(build) for build in ("static", "static-pie")]
+for specimen in specimens:
+    {WHILE_IT[state] or "pass"}
 print(*(specimen.pid for specimen in specimens), flush=True)
 signal.pause()
 """
@@ -387,7 +399,8 @@ def test_another_program_can_be_observed_but_not_told(start_specimen: StartSpeci
     snapshot = specimen.snapshot()
     assert (snapshot.cmdline, snapshot.environ, snapshot.brk) == (b"a name\x0060\0", b"X=1\0", None)
     assert specimen.alive
-    assert sorted(os.listdir(f"/proc/{specimen.pid}/fd")) == ["0", "1", "2"]
+    # Nothing of ours but the lifeline, which ends it when we end.
+    assert sorted(os.listdir(f"/proc/{specimen.pid}/fd")) == ["0", "1", "2", "5"]
     with pytest.raises(SpecimenGone, match=r"is gone at execve of .*sleep, before getpid\(\)$"):
         specimen.syscall("getpid")
     assert specimen.alive  # the question did it no harm

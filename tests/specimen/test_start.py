@@ -114,6 +114,7 @@ def test_no_descriptor_is_inherited(start_specimen: StartSpecimen, build: str) -
             os.close(descriptor)
     assert links.pop(3).startswith("socket:")
     assert links.pop(4).startswith("/memfd:exchange")
+    assert links.pop(5).startswith("pipe:")
     assert links == dict.fromkeys(range(3), "/dev/null")
 
 
@@ -133,7 +134,7 @@ def test_nor_where_close_range_is_not_known(
     with open(os.devnull) as file:
         os.set_inheritable(file.fileno(), True)
         specimen = start_specimen()
-    assert sorted(os.listdir(f"/proc/{specimen.pid}/fd")) == list("01234")
+    assert sorted(os.listdir(f"/proc/{specimen.pid}/fd")) == list("012345")
 
 
 def test_every_signal_is_at_its_default(start_specimen: StartSpecimen) -> None:
@@ -198,10 +199,11 @@ before = sorted(os.listdir("/proc/self/fd"))
 with Specimen() as specimen:
     assert specimen.set_map(specimen.current_map()) == 0
     specimen.write(specimen.map(4096), b"bytes")
-    links = [os.readlink(f"/proc/{{specimen.pid}}/fd/{{n}}") for n in range(5)]
-    assert len(os.listdir(f"/proc/{{specimen.pid}}/fd")) == 5, links
+    links = [os.readlink(f"/proc/{{specimen.pid}}/fd/{{n}}") for n in range(6)]
+    assert len(os.listdir(f"/proc/{{specimen.pid}}/fd")) == 6, links
     assert links[:3] == ["/dev/null"] * 3, links
     assert links[3].startswith("socket:") and "exchange" in links[4], links
+    assert links[5].startswith("pipe:"), links
 assert sorted(os.listdir("/proc/self/fd")) == before
 os.write(out, b"fine")
 """
