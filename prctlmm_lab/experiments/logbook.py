@@ -67,7 +67,7 @@ class Logbook:
             finally:
                 os.close(descriptor)
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
+            reason = error.strerror if isinstance(error, OSError) else "its name holds a zero byte"
             raise InputError(self._name, f"cannot be written: {reason}") from None
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -87,7 +87,7 @@ class Logbook:
         except InputError:
             raise
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
+            reason = error.strerror if isinstance(error, OSError) else "its name holds a zero byte"
             raise InputError(self._name, f"cannot be read: {reason}") from None
 
     def _entry(self, line: str, number: int) -> dict[str, Any] | None:

@@ -47,7 +47,7 @@ def read_recipe(path: str | Path) -> Recipe:
         with open(path, "rb") as file:
             data = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = error.strerror if isinstance(error, OSError) else "its name holds a zero byte"
         raise InputError(name, f"cannot be read: {reason}") from None
     if len(data) > LARGEST:
         raise InputError(name, "is too large for a recipe", "", f"at most {LARGEST:#x} bytes")

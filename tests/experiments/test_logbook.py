@@ -187,7 +187,7 @@ def test_a_file_that_is_no_logbook_is_refused(
     [
         ("none", "none: cannot be read: No such file or directory"),
         (".", ".: cannot be read: Is a directory"),
-        ("a\0b", r"a\x00b: cannot be read: embedded null byte"),
+        ("a\0b", r"a\x00b: cannot be read: its name holds a zero byte"),
         ("\x1b", r"\x1b: cannot be read: No such file or directory"),
     ],
 )
@@ -264,7 +264,9 @@ def test_a_logbook_that_cannot_be_written_is_refused_before_the_call(
 
 
 def test_a_path_with_a_zero_byte_is_refused(record: Record) -> None:
-    with pytest.raises(InputError, match=r"^a\\x00b: cannot be written: embedded null byte$"):
+    with pytest.raises(
+        InputError, match=r"^a\\x00b: cannot be written: its name holds a zero byte$"
+    ):
         Logbook("a\0b").append(record)
 
 

@@ -95,7 +95,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 def test_a_path_with_a_zero_byte_is_no_file() -> None:
     with pytest.raises(InputError) as refused:
         read_recipe("a\0b")
-    assert str(refused.value) == r"a\x00b: cannot be read: embedded null byte"
+    assert str(refused.value) == r"a\x00b: cannot be read: its name holds a zero byte"
 
 
 def test_a_file_name_with_a_terminal_escape_is_shown_harmless(tmp_path: Path) -> None:
