@@ -1,6 +1,6 @@
 """The Explorer: tweak any of the 14 members, predict, run the real call, compare.
 
-It only shows an `Exploration` (explorer.py) and passes on what the learner does. What follows a
+It only shows an `Exploration` (exploration.py) and passes on what the learner does. What follows a
 slider is one HTML string, made by pure functions; nothing here draws. Whatever goes wrong in a
 handler is shown at its place, never lost.
 """
@@ -21,7 +21,7 @@ from prctlmm_lab.experiments.experiment import VERDICTS, Experiment, Prepared
 from prctlmm_lab.kernel.abi import ADDRESSES, MEMBER, MEMBERS
 from prctlmm_lab.kernel.rules import errno_name
 from prctlmm_lab.specimen.build import BUILDS
-from prctlmm_lab.views.explorer import Exploration, Result, default_logbook, presets
+from prctlmm_lab.views.exploration import Exploration, Result, default_logbook, presets
 from prctlmm_lab.views.html import difference_html, rules_html
 from prctlmm_lab.views.landmarks import nearest
 from prctlmm_lab.views.layout import layout

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from prctlmm_lab import Specimen
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 PROGRAM = ".venv/bin/prctlmm-lab"
@@ -61,6 +63,14 @@ def test_the_picture_is_made_by_the_command_beside_it(tmp_path: Path) -> None:
     kept = (ROOT / found[2]).read_text()
     assert set(re.findall(members, kept)) == set(re.findall(members, fresh.read_text()))
     assert len(set(re.findall(members, kept))) == 11
+
+
+def test_the_specimen_is_as_small_as_the_readme_says() -> None:
+    found = re.search(r"(\d+) bytes of code", README)
+    assert found is not None
+    with Specimen() as specimen:
+        own = specimen.current_map()
+    assert int(found[1]) == own.end_code - own.start_code
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -14,8 +14,7 @@ from prctlmm_lab.experiments.experiment import Subject, run
 from prctlmm_lab.experiments.recipe import parse_recipe
 from prctlmm_lab.kernel.abi import MEMBERS
 from prctlmm_lab.specimen.process import Specimen
-from prctlmm_lab.views import explorer
-from prctlmm_lab.views.explorer import Exploration, default_logbook, presets
+from prctlmm_lab.views.exploration import OWN_MEMORY, Exploration, default_logbook, presets
 from prctlmm_lab.views.landmarks import nearest
 
 
@@ -181,5 +180,5 @@ def test_the_logbook_has_a_place_of_its_own(
 
 def test_a_preset_keeps_the_build(exploration: Exploration) -> None:
     exploration.choose_build("static-pie")
-    exploration.choose_preset(explorer.OWN_MEMORY)
+    exploration.choose_preset(OWN_MEMORY)
     assert exploration.draft.specimen == replace(Subject(), build="static-pie")

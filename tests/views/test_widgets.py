@@ -11,7 +11,7 @@ import pytest
 
 from prctlmm_lab.experiments.steps import Open
 from prctlmm_lab.kernel.abi import MEMBERS
-from prctlmm_lab.views.explorer import OWN_MEMORY
+from prctlmm_lab.views.exploration import OWN_MEMORY
 from prctlmm_lab.views.widgets import Explorer, result_html
 
 
