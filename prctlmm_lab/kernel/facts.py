@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CAP_SYS_ADMIN, CAP_CHECKPOINT_RESTORE = 21, 40
+"""Bits of a capability mask (linux/capability.h)."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -34,9 +37,21 @@ class Facts:
     """True if brk may lie below end_data (since v5.15, commit e1fbbd073137, and stable)."""
     exe_permission_errno: int
     """What a caller without permission gets for exe_fd: EPERM since v5.9 (commit 227175b2c914)."""
+    exe_capabilities: int
+    """Which capabilities permit a change of exe, as a mask; 0: uid and gid 0 instead (to v4.13)."""
+    exe_permission_early: bool
+    """True if that permission is checked before the auxiliary vector is copied (to v5.1)."""
+    exe_changes_once: bool
+    """True if the exe link can be changed only once after an execve (to v4.9)."""
     mapped_exe_refused: bool
     """True if exe_fd gives EBUSY while the old executable is mapped; overlayfs escapes it."""
     written_exe_refused: bool
     """True if a file that is open for writing is refused (v5.15, commit fe69d560b5bd)."""
+    touching_heap_labelled: bool
+    """True if a VMA that only touches start_brk or brk is called [heap] (to v6.6, d3bb89ea9c13)."""
+    code_size_clamped: bool
+    """True if VmExe is never more than what is executable (since v4.18)."""
+    hole_shrinks: bool
+    """True if brk() moves down over a range in which nothing is mapped (to v6.0)."""
     assumed: tuple[str, ...] = ()
     """Names of facts above that could not be probed here and hold the newest kernels' value."""

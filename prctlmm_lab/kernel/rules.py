@@ -4,14 +4,19 @@ A predicate is written with operators that work alike on Python ints and on nump
 unsigned 64-bit words, so that explaining one map and predicting many cannot drift apart.
 
 Source: kernel/sys.c, prctl_set_mm(), prctl_set_mm_map(), validate_prctl_map_addr(); and
-replace_mm_exe_file() in kernel/fork.c. The order is that of v5.2 and later.
+replace_mm_exe_file() in kernel/fork.c; v3.18 to v7.3. What differs between kernels is data: a rule
+that exists only on some says so (`exists`), and one that stood in another place stands twice.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import reduce
+from itertools import groupby
+from operator import or_
+from types import SimpleNamespace
 from typing import Any
 
 from prctlmm_lab.kernel.abi import ADDRESSES, MAP_SIZE, NO_EXE, U64, PrctlMmMap
@@ -22,16 +27,16 @@ UNLIMITED = U64
 
 @dataclass(frozen=True)
 class ExeFile:
-    """What the kernel looks at in the file that exe_fd names."""
+    """What the kernel looks at in the file that exe_fd names; each may be a column."""
 
-    is_open: bool = False
+    is_open: Any = False
     """The descriptor is open, and not with O_PATH."""
-    is_regular: bool = False
-    is_noexec: bool = False
+    is_regular: Any = False
+    is_noexec: Any = False
     """It lies on a mount or a file system that forbids executing."""
-    is_executable: bool = False
+    is_executable: Any = False
     """The caller has execute permission; root needs one x bit too."""
-    is_written: bool = False
+    is_written: Any = False
     """Some process has it open for writing."""
 
 
@@ -39,7 +44,8 @@ class ExeFile:
 class Situation:
     """One call and what the kernel knows of the caller at that moment.
 
-    For mass prediction `map` is any object whose attributes are numpy columns of uint64.
+    For mass prediction `map` is any object whose attributes are numpy columns of unsigned words;
+    everything else may be a column too.
     """
 
     map: Any
@@ -53,11 +59,15 @@ class Situation:
     """auxv_size bytes at auxv can be copied from the caller's memory."""
     rlimit_data: Any = UNLIMITED
     """RLIMIT_DATA's soft limit in bytes; 2**64 - 1 is unlimited."""
-    may_change_exe: Any = False
-    """The caller has CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN in its user namespace."""
+    capabilities: Any = 0
+    """The caller's effective capabilities in its user namespace, as a mask."""
+    namespace_root: Any = False
+    """The caller's real uid and gid are 0 in its user namespace."""
     exe: ExeFile = field(default_factory=ExeFile)
     exe_mapped: Any = True
     """A VMA of the caller still maps the executable that /proc/PID/exe names."""
+    exe_changed: Any = False
+    """The exe link was changed by the call before, since the last execve."""
 
 
 Predicate = Callable[[Situation, Facts], Any]
@@ -96,10 +106,6 @@ class Rule:
 def _data_need(map_: Any) -> Any:
     """Bytes that RLIMIT_DATA is held against, with the wrap of the kernel's unsigned long."""
     return ((map_.brk - map_.start_brk) + (map_.end_data - map_.start_data)) & U64
-
-
-def _changes_exe(s: Situation) -> Any:
-    return s.map.exe_fd != NO_EXE
 
 
 def _exe_numbers(need: str) -> Numbers:
@@ -144,6 +150,44 @@ def _order_rule(pair: str, start: str, end: str, strict: bool, requirement_text:
     )  # fmt: skip
 
 
+def _permission_rules(*, early: bool) -> tuple[Rule, Rule]:
+    """Return the two kinds of permission for exe_fd, in the place of v5.1 or of today.
+
+    Until then they came before the copy of the auxiliary vector, which shows when both fail.
+    """
+    suffix, history = ("_early", "v3.18 to v5.1") if early else ("", "since v5.2 (11bbd8b41683)")
+    place = "validate_prctl_map" if early else _MAP
+    ids = Rule(
+        f"exe.ids{suffix}", "to change the exe link, uid and gid 0 in the caller's user namespace",
+        errno.EINVAL, ("exe_fd",), 7, place, "v3.18 to v4.13; 4d28df6152aa asks for a capability",
+        lambda s, f: (s.map.exe_fd != NO_EXE) & (s.namespace_root == False),
+        _exe_numbers("asks for a change: real uid and gid 0 needed"),
+        exists=lambda f: f.exe_capabilities == 0 and f.exe_permission_early == early,
+        errno_fact="exe_permission_errno",
+    )  # fmt: skip
+    capability = Rule(
+        f"exe.permission{suffix}",
+        "to change the exe link, a capability in the caller's user namespace",
+        errno.EPERM, ("exe_fd",), 7, place,
+        f"in this place {history}; v4.14 CAP_SYS_ADMIN (4d28df6152aa); v5.9 or "
+        "CAP_CHECKPOINT_RESTORE (ebd6de681238), EPERM instead of EINVAL (227175b2c914)",
+        lambda s, f: (s.map.exe_fd != NO_EXE) & (s.capabilities & f.exe_capabilities == 0),
+        _capability_numbers,
+        exists=lambda f: f.exe_capabilities != 0 and f.exe_permission_early == early,
+        errno_fact="exe_permission_errno",
+    )  # fmt: skip
+    return ids, capability
+
+
+def _capability_numbers(s: Situation, f: Facts) -> str:
+    if s.map.exe_fd == NO_EXE:
+        return f"exe_fd = {s.map.exe_fd:#x} asks for no change"
+    return (
+        f"exe_fd = {s.map.exe_fd:#x} asks for a change: of the capabilities "
+        f"{f.exe_capabilities:#x} one is needed, the caller has {s.capabilities:#x}"
+    )
+
+
 _MM = "prctl_set_mm"
 _MAP = "prctl_set_mm_map"
 _EXE = "prctl_set_mm_exe_file"
@@ -169,7 +213,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "call.struct", "the struct can be read", errno.EFAULT, (), None, _MAP, _V318,
-        lambda s, f: s.struct_readable == False,  # noqa: E712 - also for columns
+        lambda s, f: s.struct_readable == False,
         lambda s, f: f"the struct is {'' if s.struct_readable else 'not '}readable",
     ),
     *(_range_rule(member) for member in ADDRESSES),
@@ -218,62 +262,60 @@ RULES: tuple[Rule, ...] = (
         lambda s, f: s.map.auxv_size > f.auxv_capacity,
         lambda s, f: f"auxv_size = {s.map.auxv_size:#x}, at most {f.auxv_capacity:#x}",
     ),
+    *_permission_rules(early=True),
     Rule(
         "auxv.readable", "the auxiliary vector can be read", errno.EFAULT, ("auxv", "auxv_size"),
-        6, _MAP, _V318,
-        lambda s, f: (s.map.auxv_size != 0) & (s.auxv_readable == False),  # noqa: E712
+        6, _MAP, "since v3.18 (f606b77f1a); before the permission for exe_fd since v5.2",
+        lambda s, f: (s.map.auxv_size != 0) & (s.auxv_readable == False),
         lambda s, f: (
             f"{s.map.auxv_size:#x} bytes at auxv = {s.map.auxv:#x} are "
             f"{'' if s.auxv_readable else 'not '}readable"
         ),
     ),
-    Rule(
-        "exe.permission", "to change the exe link, a capability in the caller's user namespace",
-        errno.EPERM, ("exe_fd",), 7, _MAP,
-        "v3.18 uid and gid 0; v4.14 CAP_SYS_ADMIN (4d28df6152aa); v5.9 or "
-        "CAP_CHECKPOINT_RESTORE (ebd6de681238), EPERM instead of EINVAL (227175b2c914)",
-        lambda s, f: _changes_exe(s) & (s.may_change_exe == False),  # noqa: E712
-        _exe_numbers("asks for a change: CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN needed"),
-        errno_fact="exe_permission_errno",
-    ),
+    *_permission_rules(early=False),
     Rule(
         "exe.descriptor", "exe_fd is open, and not with O_PATH", errno.EBADF, ("exe_fd",), 7, _EXE,
         _V318,
-        lambda s, f: _changes_exe(s) & (not s.exe.is_open),
+        lambda s, f: (s.map.exe_fd != NO_EXE) & (s.exe.is_open == False),
         _exe_numbers("must be an open descriptor"),
     ),
     Rule(
         "exe.regular", "exe_fd is a regular file", errno.EACCES, ("exe_fd",), 7, _EXE, _V318,
-        lambda s, f: _changes_exe(s) & (s.exe.is_open and not s.exe.is_regular),
+        lambda s, f: (s.map.exe_fd != NO_EXE) & s.exe.is_open & (s.exe.is_regular == False),
         _exe_numbers("must be a regular file"),
     ),
     Rule(
         "exe.noexec", "exe_fd does not lie on a noexec mount", errno.EACCES, ("exe_fd",), 7, _EXE,
         "since v3.18; file systems that forbid it as a whole since v4.3 (90f8572b0f02)",
-        lambda s, f: _changes_exe(s) & s.exe.is_noexec,
+        lambda s, f: (s.map.exe_fd != NO_EXE) & (s.exe.is_noexec == True),
         _exe_numbers("must not lie on a noexec mount"),
     ),
     Rule(
         "exe.executable", "exe_fd may be executed by the caller", errno.EACCES, ("exe_fd",), 7,
         _EXE, _V318,
-        lambda s, f: (
-            _changes_exe(s) & (s.exe.is_open and s.exe.is_regular and not s.exe.is_executable)
-        ),
+        lambda s, f: (s.map.exe_fd != NO_EXE) & s.exe.is_regular & (s.exe.is_executable == False),
         _exe_numbers("needs execute permission"),
     ),
     Rule(
         "exe.busy", "no mapping of the old executable is left", errno.EBUSY, ("exe_fd",), 7,
         "replace_mm_exe_file", "since v3.18; not seen on overlayfs",
-        lambda s, f: _changes_exe(s) & s.exe_mapped,
+        lambda s, f: (s.map.exe_fd != NO_EXE) & (s.exe_mapped == True),
         _exe_numbers("asks for a change: every mapping of the old executable must be gone"),
         exists=lambda f: f.mapped_exe_refused,
+    ),
+    Rule(
+        "exe.once", "the exe link was not changed before", errno.EPERM, ("exe_fd",), 7, _EXE,
+        "v3.18 to v4.9; 3fb4afd9a504 allows more than one change from v4.10 on",
+        lambda s, f: (s.map.exe_fd != NO_EXE) & (s.exe_changed == True),
+        _exe_numbers("asks for a second change since execve"),
+        exists=lambda f: f.exe_changes_once,
     ),
     Rule(
         "exe.written", "exe_fd is open for writing nowhere", errno.EACCES, ("exe_fd",), 7,
         "replace_mm_exe_file, deny_write_access",
         "since v5.15 (35d7bdc86031, fe69d560b5bd), but not from v6.11 to early 6.12 "
         "(2a010c412853, 3b832035387f)",
-        lambda s, f: _changes_exe(s) & s.exe.is_written,
+        lambda s, f: (s.map.exe_fd != NO_EXE) & (s.exe.is_written == True),
         _exe_numbers("must not be open for writing"),
         exists=lambda f: f.written_exe_refused,
     ),
@@ -360,14 +402,53 @@ def explain(situation: Situation, facts: Facts) -> Explanation:
 
 
 def predict(situation: Situation, facts: Facts, count: int) -> Any:
-    """Return the errnos of `count` maps at once, as a numpy column; `situation.map` has columns.
+    """Return the errnos of `count` calls at once, as a numpy column of bytes; 0 is accepted.
 
-    Needs numpy. The predicates are the ones that `explain` uses.
+    Whatever of the situation is a column has `count` rows; the rest holds for all of them. The
+    predicates are the ones that `explain` uses. Needs numpy.
     """
     import numpy
 
+    groups = [
+        (number, tuple(rule.broken for rule in rules))
+        for number, rules in groupby(rules_of(facts), lambda rule: rule.errno_on(facts))
+    ]
     verdicts = numpy.zeros(count, numpy.uint8)
-    for rule in reversed(rules_of(facts)):
-        broken = numpy.broadcast_to(rule.broken(situation, facts), count)
-        verdicts[broken] = rule.errno_on(facts)
+    for start in range(0, count, _ROWS):
+        rows = slice(start, start + _ROWS)
+        part, verdict = _rows(situation, rows), verdicts[rows]
+        for number, predicates in reversed(groups):
+            # Neighbours with one errno may be asked together: whichever decides, it is the same.
+            broken = reduce(or_, (predicate(part, facts) for predicate in predicates))
+            numpy.copyto(verdict, number, where=broken)
     return verdicts
+
+
+def decide(situation: Situation, facts: Facts, count: int) -> Any:
+    """Return which rule decides over each of `count` calls: its index in `rules_of(facts)`.
+
+    The column is of bytes; `ACCEPTED` stands for calls that no rule refuses. Otherwise as
+    `predict`.
+    """
+    import numpy
+
+    deciding = numpy.full(count, ACCEPTED, numpy.uint8)
+    for number, rule in reversed(tuple(enumerate(rules_of(facts)))):
+        numpy.copyto(deciding, number, where=rule.broken(situation, facts))
+    return deciding
+
+
+ACCEPTED = 255
+"""In a column of deciding rules: none."""
+
+_ROWS = 1 << 14
+"""As many rows at a time as the processor's caches hold."""
+
+
+def _rows(part: Any, rows: slice) -> Any:
+    """Return some rows of everything that is a column."""
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{f.name: _rows(getattr(part, f.name), rows) for f in fields(part)})
+    if isinstance(part, SimpleNamespace):
+        return SimpleNamespace(**{k: _rows(value, rows) for k, value in vars(part).items()})
+    return part[rows] if getattr(part, "ndim", 0) else part

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from prctlmm_lab.errors import LabError, SystemCallError
 from prctlmm_lab.kernel.abi import ADDRESSES, MAP_SIZE, PR_SET_MM, U64, Operation, PrctlMmMap
-from prctlmm_lab.kernel.facts import Facts
+from prctlmm_lab.kernel.facts import CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN, Facts
 from prctlmm_lab.kernel.procfs import Limit, Unreadable, read_snapshot
 from prctlmm_lab.kernel.rules import errno_name
 from prctlmm_lab.specimen.process import PAGE, Specimen
@@ -42,6 +42,9 @@ CAPABILITIES = tuple(
 """Capabilities in the order of their bits, without the CAP_ prefix (linux/capability.h)."""
 
 _TASK_SIZE = (1 << 47) - PAGE
+_EITHER = 1 << CAP_SYS_ADMIN | 1 << CAP_CHECKPOINT_RESTORE
+_CLOSED = 0x7FFFFFFF
+"""A descriptor that nobody has open."""
 
 LSMS = {
     100: "capability", 101: "selinux", 102: "smack", 103: "tomoyo", 104: "apparmor", 105: "yama",
@@ -106,8 +109,14 @@ def probe_facts(specimen: Specimen) -> Facts:
             probed("heap_below_data_accepted", True, lambda: accepts(start_brk=start, brk=start))
         ),
         exe_permission_errno=probed("exe_permission_errno", errno.EPERM, _permission_errno),
+        exe_capabilities=probed("exe_capabilities", _EITHER, _exe_capabilities),
+        exe_permission_early=bool(probed("exe_permission_early", False, _permission_early)),
+        exe_changes_once=bool(probed("exe_changes_once", False, _exe_changes_once)),
         mapped_exe_refused=bool(probed("mapped_exe_refused", True, _mapped_exe_refused)),
         written_exe_refused=bool(probed("written_exe_refused", True, _written_exe_refused)),
+        touching_heap_labelled=bool(probed("touching_heap_labelled", False, _touching_labelled)),
+        code_size_clamped=bool(probed("code_size_clamped", True, _code_size_clamped)),
+        hole_shrinks=bool(probed("hole_shrinks", False, _hole_shrinks)),
         assumed=tuple(assumed),
     )
 
@@ -160,13 +169,45 @@ def _auxv_capacity(specimen: Specimen, modest: PrctlMmMap) -> int:
 
 def _permission_errno() -> int | None:
     """Ask for a change of exe with a closed descriptor, without the permission for it."""
+    with _unprivileged_specimen() as specimen:
+        return None if specimen is None else _exe_answer(specimen, _CLOSED)
+
+
+def _permission_early() -> bool | None:
+    """Lack the permission, and have the copy of the auxiliary vector fail as well."""
+    with _unprivileged_specimen() as specimen:
+        if specimen is None:
+            return None
+        new = _modest(specimen.current_map()).changed(auxv=1, auxv_size=16, exe_fd=_CLOSED)
+        return specimen.set_map(new) != errno.EFAULT
+
+
+@contextlib.contextmanager
+def _unprivileged_specimen() -> Iterator[Specimen | None]:
+    """Give a specimen that may not change its exe link."""
     with _modest_specimen() as specimen:
         if may_change_exe(specimen.snapshot()):
             try:
                 specimen.become(65534)
             except SystemCallError:
+                yield None
+                return
+        yield specimen
+
+
+def _exe_capabilities() -> int | None:
+    """Keep one capability only, and see whether the descriptor is looked at."""
+    permitting = 0
+    for bit in (CAP_SYS_ADMIN, CAP_CHECKPOINT_RESTORE):
+        with privileged_specimen() as specimen:
+            if specimen is None:
                 return None
-        return _exe_answer(specimen, 0x7FFFFFFF)
+            try:
+                specimen.keep_capabilities(1 << bit)
+            except SystemCallError:  # unknown before v5.9, or not ours
+                continue
+            permitting |= (_exe_answer(specimen, _CLOSED) == errno.EBADF) << bit
+    return permitting
 
 
 def _exe_answer(specimen: Specimen, descriptor: int) -> int:
@@ -202,6 +243,45 @@ def _written_exe_refused() -> bool | None:
             specimen.open(f"/proc/self/fd/{descriptor}", os.O_RDWR)
             return _exe_answer(specimen, descriptor) == errno.EACCES
     return None
+
+
+def _exe_changes_once() -> bool | None:
+    with privileged_specimen() as specimen, _none_if_refused():
+        if specimen is not None:
+            specimen.release_executable()
+            descriptor = specimen.memory_file("other")
+            if _exe_answer(specimen, descriptor) == 0:
+                return _exe_answer(specimen, descriptor) == errno.EPERM
+    return None
+
+
+def _touching_labelled() -> bool:
+    """Let an empty heap begin where a VMA ends."""
+    with _modest_specimen() as specimen:
+        end = specimen.map(PAGE) + PAGE
+        specimen.set_map(_modest(specimen.current_map()).changed(start_brk=end, brk=end))
+        return bool(specimen.snapshot().labelled("[heap]"))
+
+
+def _code_size_clamped() -> bool | None:
+    """Say that the code is larger than all that is executable."""
+    with _modest_specimen() as specimen:
+        own = _modest(specimen.current_map())
+        specimen.set_map(own.changed(end_code=own.start_code + (1 << 30)))
+        status = specimen.snapshot().status
+        if isinstance(status, Unreadable) or "VmExe" not in status:
+            return None
+        return int(status["VmExe"].split()[0]) < 1 << 20
+
+
+def _hole_shrinks() -> bool:
+    """Let a heap be where nothing is mapped, and ask for its end to move down."""
+    with _modest_specimen() as specimen:
+        hole = specimen.map(2 * PAGE)
+        specimen.unmap(hole, 2 * PAGE)
+        own = _modest(specimen.current_map())
+        specimen.set_map(own.changed(start_brk=hole, brk=hole + 2 * PAGE))
+        return specimen.brk(hole) == hole
 
 
 def _none_if_refused() -> contextlib.suppress:

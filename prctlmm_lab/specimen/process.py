@@ -36,7 +36,7 @@ from prctlmm_lab.errors import (
     call_text,
 )
 from prctlmm_lab.kernel import syscalls
-from prctlmm_lab.kernel.abi import MAP_SIZE, PR_SET_MM, U64, Operation, PrctlMmMap
+from prctlmm_lab.kernel.abi import MAP_SIZE, NO_EXE, PR_SET_MM, U32, U64, Operation, PrctlMmMap
 from prctlmm_lab.kernel.auxv import decode_auxv
 from prctlmm_lab.kernel.procfs import (
     Snapshot,
@@ -65,6 +65,7 @@ CLONE_NEWUSER = 0x10000000
 ADDR_NO_RANDOMIZE = 0x0040000
 PR_SET_DUMPABLE, PR_SET_NAME = 4, 15
 F_SETFD, F_SETFL, F_SETOWN, F_SETSIG = 2, 4, 8, 10
+_CAPABILITY_VERSION_3 = 0x20080522
 FD_CLOEXEC, O_ASYNC = 1, 0o20000
 AT_FDCWD = -100
 
@@ -137,6 +138,8 @@ class Specimen:
         self.build, self.deadline = build, deadline
         self.machine = platform.machine()
         self.undivided = threading.RLock()
+        self.exe_changed = False
+        """Whether `set_map` has changed the exe link since the last execve."""
         self._sequence = 0
         self._ended: SpecimenGone | None = None
         spawn.check_texts(arguments, environment)
@@ -539,6 +542,20 @@ class Specimen:
             self.write_file("/proc/self/uid_map", f"0 {uid} 1".encode())
             self.write_file("/proc/self/gid_map", f"0 {gid} 1".encode())
 
+    @_undivided
+    def keep_capabilities(self, mask: int) -> None:
+        """Give up every capability that is not in the mask, for good, whatever the uid.
+
+        Equivalent: `capsh --drop=...` in a shell.
+
+        Raises SystemCallError: EPERM for one that it does not have.
+        """
+        low, high = mask & U32, mask >> 32
+        header = struct.pack("<2I", _CAPABILITY_VERSION_3, 0)
+        data = struct.pack("<6I", low, low, 0, high, high, 0)  # effective, permitted, inheritable
+        address = self.place(header + data)
+        self.syscall("capset", address, address + len(header))
+
     # ---- files --------------------------------------------------------------------------------
 
     @_undivided
@@ -622,6 +639,7 @@ class Specimen:
             raise
         if refused:
             raise SystemCallError(-answer[1], "execve", call)
+        self.exe_changed = False
         self._settle(heap_pages)
 
     @_undivided
@@ -701,7 +719,9 @@ class Specimen:
         call = (PR_SET_MM, Operation.MAP)
         if pointer is not None:
             return -self.attempt("prctl", *call, pointer, size, arg5)
-        return -self._place_and(new.pack(), "prctl", *call, self._scratch, size, arg5)
+        answer = -self._place_and(new.pack(), "prctl", *call, self._scratch, size, arg5)
+        self.exe_changed |= answer == 0 and new.exe_fd != NO_EXE
+        return answer
 
     @_undivided
     def set_maps(self, maps: bytes) -> bytes:

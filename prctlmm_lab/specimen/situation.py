@@ -9,15 +9,17 @@ import errno
 import os
 import stat
 import struct
+from typing import Any
 
 from prctlmm_lab.kernel.abi import MAP_SIZE, NO_EXE, PrctlMmMap
+from prctlmm_lab.kernel.facts import CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN
 from prctlmm_lab.kernel.procfs import Snapshot, Unreadable
 from prctlmm_lab.kernel.rules import ExeFile, Situation
 from prctlmm_lab.specimen.process import MAP_PRIVATE, PAGE, PROT, Specimen
 
-CAP_SYS_ADMIN, CAP_CHECKPOINT_RESTORE = 21, 40
 _O_PATH = 0o10000000
 _F_GETFL, _F_SETLEASE, _F_RDLCK, _F_UNLCK = 3, 1024, 0, 2
+_ST_NOEXEC = 8
 _AT_EMPTY_PATH, _AT_EACCESS, _AT_EXECVE_CHECK = 0x1000, 0x200, 0x10000
 
 
@@ -36,7 +38,6 @@ def situation_of(
     Raises SpecimenError if the specimen ends meanwhile.
     """
     with specimen.undivided:
-        changes_exe = new.exe_fd != NO_EXE
         return Situation(
             map=new,
             size=size,
@@ -44,10 +45,19 @@ def situation_of(
             struct_readable=pointer is None or is_readable(specimen, pointer, MAP_SIZE),
             auxv_readable=not new.auxv_size or is_readable(specimen, new.auxv, new.auxv_size),
             rlimit_data=specimen.limit("DATA")[0],
-            may_change_exe=may_change_exe(specimen.snapshot()) if changes_exe else False,
-            exe=exe_file(specimen, new.exe_fd) if changes_exe else ExeFile(),
-            exe_mapped=exe_is_mapped(specimen.snapshot()) if changes_exe else True,
+            **(_exe_situation(specimen, new.exe_fd) if new.exe_fd != NO_EXE else {}),
         )
+
+
+def _exe_situation(specimen: Specimen, descriptor: int) -> dict[str, Any]:
+    snapshot = specimen.snapshot()
+    return {
+        "capabilities": capabilities(snapshot),
+        "namespace_root": specimen.syscall("getuid") == specimen.syscall("getgid") == 0,
+        "exe": exe_file(specimen, descriptor),
+        "exe_mapped": exe_is_mapped(snapshot),
+        "exe_changed": specimen.exe_changed,
+    }
 
 
 def is_readable(specimen: Specimen, address: int, length: int) -> bool:
@@ -58,12 +68,16 @@ def is_readable(specimen: Specimen, address: int, length: int) -> bool:
     return specimen.can_read(address, length)
 
 
+def capabilities(snapshot: Snapshot) -> int:
+    """Return the effective capabilities as a mask; none if they cannot be read."""
+    if isinstance(snapshot.status, Unreadable):
+        return 0
+    return int(snapshot.status.get("CapEff", "0"), 16)
+
+
 def may_change_exe(snapshot: Snapshot) -> bool:
     """Tell whether the process holds one of the two capabilities in its own user namespace."""
-    if isinstance(snapshot.status, Unreadable):
-        return False
-    effective = int(snapshot.status.get("CapEff", "0"), 16)
-    return bool(effective >> CAP_SYS_ADMIN & 1 or effective >> CAP_CHECKPOINT_RESTORE & 1)
+    return bool(capabilities(snapshot) & (1 << CAP_SYS_ADMIN | 1 << CAP_CHECKPOINT_RESTORE))
 
 
 def exe_is_mapped(snapshot: Snapshot) -> bool:
@@ -102,13 +116,21 @@ def exe_file(specimen: Specimen, descriptor: int) -> ExeFile:
 def _is_noexec(specimen: Specimen, descriptor: int) -> bool:
     """Ask to map the file for executing: EPERM says that its mount or file system forbids it.
 
+    A file that cannot be read is not asked that far; its mount's flags then tell (statfs(2)).
+
     Source: mm/mmap.c, do_mmap(), path_noexec().
     """
     rights = PROT["r"] | PROT["x"]
     answer = specimen.attempt("mmap", 0, PAGE, rights, MAP_PRIVATE, descriptor, 0)
     if answer >= 0:
         specimen.unmap(answer, PAGE)
-    return answer == -errno.EPERM
+    if answer != -errno.EACCES:
+        return answer == -errno.EPERM
+    buffer = specimen.place(bytes(120))
+    if specimen.attempt("fstatfs", descriptor, buffer) < 0:
+        return False
+    (flags,) = struct.unpack("<q", specimen.read(buffer + 80, 8))
+    return bool(flags & _ST_NOEXEC)
 
 
 def _is_executable(specimen: Specimen, descriptor: int, mode: int, is_noexec: bool) -> bool:

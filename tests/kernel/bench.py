@@ -16,17 +16,16 @@ from dataclasses import dataclass, field
 
 from prctlmm_lab.errors import SystemCallError
 from prctlmm_lab.kernel.abi import ADDRESSES, MAP_SIZE, NO_EXE, PR_SET_MM, U64, PrctlMmMap
-from prctlmm_lab.kernel.facts import Facts
+from prctlmm_lab.kernel.facts import CAP_SYS_ADMIN, Facts
 from prctlmm_lab.kernel.procfs import Unreadable
 from prctlmm_lab.kernel.rules import Explanation, Situation, explain
 from prctlmm_lab.specimen.probe import probe_facts
 from prctlmm_lab.specimen.process import PAGE, Specimen
-from prctlmm_lab.specimen.situation import CAP_SYS_ADMIN, may_change_exe, situation_of
+from prctlmm_lab.specimen.situation import may_change_exe, situation_of
 
 CLONE_NEWNS = 0x00020000
 MS_NOEXEC, MS_REC, MS_PRIVATE = 0x8, 0x4000, 0x40000
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 38, 22
-CAPABILITY_VERSION_3 = 0x20080522
 
 
 @dataclass
@@ -48,6 +47,8 @@ class Plan:
     """What exe_fd is; "" for no change of the exe link."""
     permitted: bool = True
     released: bool = True
+    changed_before: bool = False
+    """The exe link was changed once already."""
     blocked: bool = False
     """A filter answers EPERM, as a kernel without the call does."""
 
@@ -88,8 +89,10 @@ def observe(plan: Plan) -> Observation:
         plan.changes["exe_fd"] = FILES[plan.file](specimen)
         if plan.released:
             specimen.release_executable()
+        if plan.changed_before:
+            assert specimen.set_map(plan.own.changed(exe_fd=plan.changes["exe_fd"])) == 0
         if not plan.permitted:
-            _drop_capabilities(specimen)
+            specimen.keep_capabilities(0)
     new = plan.map
     if plan.pointer is not None:
         with contextlib.suppress(SystemCallError):  # as much of it as memory can hold
@@ -112,12 +115,6 @@ def observe(plan: Plan) -> Observation:
 def _permit(specimen: Specimen) -> None:
     if not may_change_exe(specimen.snapshot()):
         specimen.enter_user_namespace()
-
-
-def _drop_capabilities(specimen: Specimen) -> None:
-    """Give up all capabilities, whatever the uid; `capsh --drop=all` in a shell."""
-    header = specimen.place(struct.pack("<2I6I", CAPABILITY_VERSION_3, 0, *[0] * 6))
-    specimen.syscall("capset", header, header + 8)
 
 
 def _block_the_call(specimen: Specimen) -> None:
@@ -258,13 +255,17 @@ INSIDE: dict[str, Change] = {
     "limit.data": call(need_less_limit=0),
     "auxv.null": members(auxv=lambda p: p.edge - 16, auxv_size=lambda p: 16),
     "auxv.size": members(auxv=lambda p: p.edge - 2048, auxv_size=lambda p: p.facts.auxv_capacity),
+    "exe.ids_early": exe("executable"),
+    "exe.permission_early": exe("executable"),
     "auxv.readable": members(auxv=lambda p: p.edge - 16, auxv_size=lambda p: 16),
+    "exe.ids": exe("executable"),
     "exe.permission": exe("executable"),
     "exe.descriptor": exe("executable"),
     "exe.regular": exe("executable"),
     "exe.noexec": exe("on a mount"),
     "exe.executable": exe("executable"),
     "exe.busy": exe("executable"),
+    "exe.once": exe("executable"),
     "exe.written": exe("written before"),
 }
 
@@ -286,13 +287,17 @@ BEYOND: dict[str, Change] = {
     "auxv.size": members(
         auxv=lambda p: p.edge - 2048, auxv_size=lambda p: p.facts.auxv_capacity + 1
     ),
+    "exe.ids_early": exe(permitted=False),
+    "exe.permission_early": exe(permitted=False),
     "auxv.readable": members(auxv=lambda p: p.edge - 16, auxv_size=lambda p: 17),
+    "exe.ids": exe(permitted=False),
     "exe.permission": exe(permitted=False),
     "exe.descriptor": exe("closed"),
     "exe.regular": exe("folder"),
     "exe.noexec": exe("on a noexec mount"),
     "exe.executable": exe("without x"),
     "exe.busy": exe(released=False),
+    "exe.once": exe(changed_before=True),
     "exe.written": exe("written"),
 }
 

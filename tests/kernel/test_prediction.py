@@ -17,7 +17,7 @@ from prctlmm_lab.kernel.abi import ADDRESSES, MEMBERS, NO_EXE, U32, U64, PrctlMm
 from prctlmm_lab.kernel.rules import RULES, ExeFile, Situation, explain, predict
 from prctlmm_lab.specimen.probe import facts_here
 from prctlmm_lab.specimen.process import PAGE, Specimen
-from prctlmm_lab.specimen.situation import exe_file, may_change_exe
+from prctlmm_lab.specimen.situation import capabilities, exe_file
 from tests.ordinary_user import UID
 
 Columns = dict[str, Any]
@@ -89,7 +89,7 @@ class Field:
             map=SimpleNamespace(**columns),
             auxv_readable=inside & (last >= columns["auxv"]),
             rlimit_data=limit,
-            may_change_exe=may_change_exe(self.specimen.snapshot()),
+            capabilities=capabilities(self.specimen.snapshot()),
             exe=exe_file(self.specimen, self.descriptor),
             exe_mapped=True,
         )
@@ -144,7 +144,7 @@ def test_predictions_are_what_each_explanation_says(field: Field, kind: str, see
             map=PrctlMmMap.unpack(table[number].tobytes()),
             auxv_readable=bool(columns.auxv_readable[number]),
             rlimit_data=limit,
-            may_change_exe=columns.may_change_exe,
+            capabilities=columns.capabilities,
             exe=columns.exe,
             exe_mapped=True,
         )
@@ -183,7 +183,7 @@ def test_scalars_of_the_call_are_spread_over_the_column(field: Field) -> None:
     ):
         situation = Situation(map=columns.map, **change)
         assert predict(situation, field.facts, 5).tolist() == [number] * 5
-    closed = Situation(map=columns.map, may_change_exe=True, exe=ExeFile(), rlimit_data=0)
+    closed = Situation(map=columns.map, capabilities=U64, exe=ExeFile(), rlimit_data=0)
     assert predict(closed, field.facts, 5).shape == (5,)
 
 

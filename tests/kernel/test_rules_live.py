@@ -123,8 +123,16 @@ def test_other_ways_to_break_a_rule(plan: Plan, rule: str, number: int) -> None:
     check(observe(plan), rule)
 
 
+PERMISSIONS = {"exe.ids_early", "exe.permission_early", "exe.ids", "exe.permission"}
+"""Of these every kernel makes exactly one."""
+
+
+def test_a_kernel_asks_one_permission_for_exe() -> None:
+    assert len(PERMISSIONS & {rule.id for rule in rules_of(facts_here())}) == 1
+
+
 def test_a_rule_that_this_kernel_lacks_lets_pass(plan: Plan) -> None:
-    lacking = {r.id for r in RULES} - {r.id for r in rules_of(facts_here())}
+    lacking = {r.id for r in RULES} - {r.id for r in rules_of(facts_here())} - PERMISSIONS
     skip_unless(lacking, "this kernel makes every check", impossible=True)
     for rule in lacking:
         BEYOND[rule](plan)

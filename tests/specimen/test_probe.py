@@ -207,7 +207,9 @@ def test_a_kernel_that_refuses_every_map_is_no_failure() -> None:
     assert (facts.available, facts.refusal_errno) == (False, 1)
     assert set(facts.assumed) == {
         "lowest", "highest", "auxv_capacity", "empty_data_accepted", "heap_below_data_accepted",
-        "exe_permission_errno", "mapped_exe_refused", "written_exe_refused",
+        "exe_permission_errno", "exe_capabilities", "exe_permission_early", "exe_changes_once",
+        "mapped_exe_refused", "written_exe_refused", "touching_heap_labelled", "code_size_clamped",
+        "hole_shrinks",
     }  # fmt: skip
 
 
@@ -338,7 +340,7 @@ def test_the_doctor_says_that_the_call_is_blocked(blocked: dict[str, Any]) -> No
 def test_what_cannot_be_asked_then_is_assumed(blocked: dict[str, Any]) -> None:
     facts, here = blocked["facts"], as_data(facts_here())
     assert (facts["available"], facts["refusal_errno"]) == (False, 1)
-    assert len(facts["assumed"]) == 8
+    assert len(facts["assumed"]) == 14
     known = set(facts) - set(facts["assumed"]) - {"available", "refusal_errno", "assumed"}
     assert {name: facts[name] for name in known} == {name: here[name] for name in known}
     assert 0 < facts["lowest"] < facts["highest"] < U64

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,11 +68,7 @@ def test_a_capability_is_what_the_kernel_asks_for(specimen: Specimen) -> None:
 def test_either_of_two_capabilities_is_enough(specimen: Specimen, kept: tuple[int, ...]) -> None:
     needs_user_namespaces()
     specimen.enter_user_namespace()
-    bits = sum(1 << capability for capability in kept)
-    low, high = bits & 0xFFFFFFFF, bits >> 32
-    header = struct.pack("<2I6I", 0x20080522, 0, low, low, 0, high, high, 0)
-    address = specimen.place(header)
-    specimen.syscall("capset", address, address + 8)
+    specimen.keep_capabilities(sum(1 << capability for capability in kept))
     permitted = specimen.set_map(specimen.current_map().changed(exe_fd=77)) == errno.EBADF
     assert may_change_exe(specimen.snapshot()) == permitted == bool({21, 40} & set(kept))
 
@@ -230,10 +225,10 @@ def test_asking_changes_nothing(specimen: Specimen) -> None:
 
 def test_a_situation_without_a_new_exe_asks_nothing_of_files(specimen: Specimen) -> None:
     situation = situation_of(specimen, specimen.current_map())
-    assert (situation.exe, situation.exe_mapped, situation.may_change_exe) == (
+    assert (situation.exe, situation.exe_mapped, situation.capabilities) == (
         ExeFile(),
         True,
-        False,
+        0,
     )
     assert (situation.struct_readable, situation.auxv_readable) == (True, True)
     assert situation.rlimit_data == specimen.limit("DATA")[0]

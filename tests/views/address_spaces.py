@@ -12,8 +12,14 @@ from prctlmm_lab.kernel.procfs import STAT_MEMBERS, Snapshot, Stat, Unreadable, 
 
 PAGE = 0x1000
 TOP = 1 << 64
-FACTS = Facts("6.18", "x86_64", PAGE, True, 0, 104, 0x1000, 0x7FFFFFFFEFFF, 0x1A0, True, True, 1,
-              True, True)  # fmt: skip
+FACTS = Facts(
+    release="6.18", machine="x86_64", page_size=PAGE, available=True, refusal_errno=0,
+    map_size=104, lowest=0x1000, highest=0x7FFFFFFFEFFF, auxv_capacity=0x1A0,
+    empty_data_accepted=True, heap_below_data_accepted=True, exe_permission_errno=1,
+    exe_capabilities=1 << 21 | 1 << 40, exe_permission_early=False, exe_changes_once=False,
+    mapped_exe_refused=True, written_exe_refused=True, touching_heap_labelled=False,
+    code_size_clamped=True, hole_shrinks=False,
+)  # fmt: skip
 
 HOSTILE = (
     "/tmp/<script>alert(1)</script>",
