@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -41,15 +41,16 @@ from prctlmm_lab.experiments.steps import (
     widest,
 )
 from prctlmm_lab.kernel.abi import MAP_SIZE, MEMBER, PrctlMmMap, unknown_member
-from prctlmm_lab.kernel.difference import difference
-from prctlmm_lab.kernel.effects import Effect, effects, observed
+from prctlmm_lab.kernel.difference import difference, shown
+from prctlmm_lab.kernel.effects import disagreements
 from prctlmm_lab.kernel.facts import Facts
+from prctlmm_lab.kernel.model import Model, specification
 from prctlmm_lab.kernel.procfs import Snapshot, Unreadable
 from prctlmm_lab.kernel.rules import RULE, Explanation, Situation, errno_name, explain
 from prctlmm_lab.specimen.build import BUILDS
 from prctlmm_lab.specimen.probe import facts_here
 from prctlmm_lab.specimen.process import Specimen
-from prctlmm_lab.specimen.situation import is_readable, situation_of
+from prctlmm_lab.specimen.situation import is_readable, memory_of, situation_of
 
 VERDICTS = ("accepted", "EINVAL", "EFAULT", "EPERM", "EBADF", "EACCES", "EBUSY")
 """What the call can end with, for predictions."""
@@ -194,19 +195,24 @@ class Prepared:
     map: PrctlMmMap
     situation: Situation
     explanation: Explanation
-    effects: tuple[Effect, ...]
+    shown: Snapshot
+    """What /proc is predicted to show after the call."""
     before: Snapshot
     size: int
     arg5: int
     pointer: int | None
 
 
-def prepare(experiment: Experiment, specimen: Specimen, facts: Facts) -> Prepared:
+def prepare(
+    experiment: Experiment, specimen: Specimen, facts: Facts, model: Model | None = None
+) -> Prepared:
     """Do the set-up steps, resolve the values, and predict; the call is not made.
+
+    The prediction is that of our specification, or of another model.
 
     Raises InputError, SetupError for a step that the kernel refuses, SpecimenError.
     """
-    return predict(experiment, set_up(experiment, specimen, facts))
+    return predict(experiment, set_up(experiment, specimen, facts), model)
 
 
 def set_up(experiment: Experiment, specimen: Specimen, facts: Facts) -> Bench:
@@ -214,28 +220,36 @@ def set_up(experiment: Experiment, specimen: Specimen, facts: Facts) -> Bench:
 
     Raises InputError, SetupError for a step that the kernel refuses, SpecimenError.
     """
-    bench, where = Bench(specimen, facts), f'experiment "{experiment.id}": setup'
-    for number, step in enumerate(experiment.setup):
+    return take_steps(experiment.setup, specimen, facts, f'experiment "{experiment.id}": setup')
+
+
+def take_steps(steps: Iterable[Step], specimen: Specimen, facts: Facts, where: str) -> Bench:
+    """Do steps one after the other and return the bench that knows the names they made.
+
+    Raises as `set_up`; `where` names the place of the steps in messages.
+    """
+    bench = Bench(specimen, facts)
+    for number, step in enumerate(steps):
         answer = perform(step, bench, f"{where}[{number}]")
         if answer.refusal:
             raise SetupError(f"{where}[{number}]", f"the kernel refused {answer.refusal}")
     return bench
 
 
-def predict(experiment: Experiment, bench: Bench) -> Prepared:
+def predict(experiment: Experiment, bench: Bench, model: Model | None = None) -> Prepared:
     """Resolve an experiment's values on a bench that stands, and predict; nothing is changed.
 
     Raises InputError for a value that does not fit, SpecimenError.
     """
     where = f'experiment "{experiment.id}"'
     try:
-        return _predicted(experiment, bench, where)
+        return _predicted(experiment, bench, model or specification(bench.facts), where)
     except SystemCallError as error:
         problem = f"the specimen cannot be asked any more: {error}"
         raise SetupError(f"{where}: setup", problem) from None
 
 
-def _predicted(experiment: Experiment, bench: Bench, where: str) -> Prepared:
+def _predicted(experiment: Experiment, bench: Bench, model: Model, where: str) -> Prepared:
     specimen, facts, call = bench.specimen, bench.facts, experiment.call
     before = specimen.snapshot()
     own = bench.before = specimen.current_map()
@@ -248,10 +262,20 @@ def _predicted(experiment: Experiment, bench: Bench, where: str) -> Prepared:
     if pointer is not None and is_readable(specimen, pointer, MAP_SIZE):
         new = PrctlMmMap.unpack(specimen.read(pointer, MAP_SIZE))
     situation = situation_of(specimen, new, size=size, arg5=arg5, pointer=pointer)
-    explanation = explain(situation, facts)
-    shown = effects(own if explanation.errno else new, facts)
+    explanation = explain(situation, facts, model.rules)
+    effective = own if explanation.errno else new
+    memory = memory_of(specimen, effective, before)
     return Prepared(
-        experiment, bench, new, situation, explanation, shown, before, size, arg5, pointer
+        experiment=experiment,
+        bench=bench,
+        map=new,
+        situation=situation,
+        explanation=explanation,
+        shown=model.shown_after(before, effective, memory, facts),
+        before=before,
+        size=size,
+        arg5=arg5,
+        pointer=pointer,
     )
 
 
@@ -377,10 +401,15 @@ def _request(prepared: Prepared, facts: Facts) -> Request:
             rule=rule,
             numbers=deciding.numbers if deciding else "",
             broken=tuple(finding.rule.id for finding in prepared.explanation.broken),
-            effects={f"{e.place} {e.name}".strip(): hex(e.value) for e in prepared.effects},
+            effects=_predicted_effects(prepared),
         ),
         learner=prepared.experiment.predict,
     )
+
+
+def _predicted_effects(prepared: Prepared) -> dict[str, str]:
+    changes = change_texts(difference(prepared.before, prepared.shown))
+    return {f"{place} {name}".rstrip(): after for place, name, _, after in changes}
 
 
 def _view(snapshot: Snapshot, prepared: Prepared) -> View:
@@ -409,9 +438,8 @@ def _agreement(prepared: Prepared, outcome: Outcome, after: Snapshot | None) -> 
     aim, learner = prepared.experiment.rule, prepared.experiment.predict
     same = outcome.errno == prepared.explanation.errno
     wrong = [
-        f"{effect.place} {effect.name}".rstrip() + f": predicted {effect.value:#x}, shown {seen:#x}"
-        for effect in prepared.effects
-        if same and after and (seen := observed(after, effect)) not in (None, effect.value)
+        f"{c.place} {c.name}".rstrip() + f": predicted {shown(c.before)}, shown {shown(c.after)}"
+        for c in (disagreements(prepared.shown, after) if same and after else ())
     ]
     problems = list(wrong)
     if not same:

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 from prctlmm_lab.errors import InputError
 
@@ -64,6 +65,25 @@ def evaluate(value: Value, lookup: Lookup, where: str, names: Iterable[str] = ()
 
     Raises InputError, with `where` in it, for anything outside the grammar, an unknown name, a
     division by zero, a shift by more than 64 bits, or a number beyond 80 bits.
+    """
+    number: int = evaluate_columns(value, lookup, where, names)
+    return number
+
+
+def evaluate_columns(
+    value: Value, lookup: Callable[[str], Any], where: str, names: Iterable[str] = ()
+) -> Any:
+    """Evaluate a formula whose names may stand for numpy columns of Python ints (dtype object).
+
+    Every row comes to exactly what `evaluate` would say of it; a formula that names no column is
+    one number.
+
+    >>> import numpy as np
+    >>> brk = np.array([0x5000, 2**64 - 1], object)
+    >>> evaluate_columns("page_up(brk) + 1", {"brk": brk}.get, "").tolist() == [0x5001, 2**64 + 1]
+    True
+
+    Raises InputError as `evaluate`, if it would for any row.
     """
     if isinstance(value, str):
         return _number(parse(value, where), _Meaning(value, lookup, where, tuple(names)))
@@ -135,7 +155,9 @@ class _Form:
 class _Meaning(_Form):
     """What the parts of a formula come to by the values of its names."""
 
-    def __init__(self, text: str, lookup: Lookup, where: str, known: tuple[str, ...]) -> None:
+    def __init__(
+        self, text: str, lookup: Callable[[str], Any], where: str, known: tuple[str, ...]
+    ) -> None:
         super().__init__(text, where)
         self.lookup, self.known = lookup, known
 
@@ -149,10 +171,12 @@ class _Meaning(_Form):
         return number
 
     def applied(self, sign: type[ast.operator], left: int, right: int) -> int:
-        if sign in (ast.FloorDiv, ast.Mod) and right == 0:
+        low, high = extremes(right)
+        if sign in (ast.FloorDiv, ast.Mod) and low <= 0 <= high and _has_zero(right):
             raise InputError(self.where, "divides by zero", shorten(self.text))
-        if sign in (ast.LShift, ast.RShift) and not 0 <= right <= 64:
-            raise InputError(self.where, "is not a shift", hex(right), "0 to 64 bits")
+        if sign in (ast.LShift, ast.RShift) and not 0 <= low <= high <= 64:
+            wrong = low if low < 0 else high
+            raise InputError(self.where, "is not a shift", hex(wrong), "0 to 64 bits")
         return _bounded(_BINARY[sign](left, right), self.where)
 
     def rounded(self, function: str, number: int) -> int:
@@ -177,10 +201,20 @@ def _number(node: ast.expr, form: _Form) -> int:
     raise form.refusal()
 
 
-def _bounded(number: int, where: str) -> int:
-    if not -_WIDEST < number < _WIDEST:
-        raise InputError(where, "is too large", shorten(number), "at most 64 bits")
+def _bounded(number: Any, where: str) -> Any:
+    for end in extremes(number):
+        if not -_WIDEST < end < _WIDEST:
+            raise InputError(where, "is too large", shorten(end), "at most 64 bits")
     return number
+
+
+def extremes(number: Any) -> tuple[int, int]:
+    """Return the smallest and the largest number of a column; one number is both."""
+    return (number, number) if isinstance(number, int) else (number.min(), number.max())
+
+
+def _has_zero(number: Any) -> bool:
+    return number == 0 if isinstance(number, int) else bool((number == 0).any())
 
 
 def unknown_name(name: str, where: str, known: Iterable[str]) -> InputError:

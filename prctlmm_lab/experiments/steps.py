@@ -11,13 +11,15 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from prctlmm_lab.errors import InputError
 from prctlmm_lab.experiments.formula import (
     Value,
     check_name,
     evaluate,
+    evaluate_columns,
+    extremes,
     names_of,
     shorten,
     suggestion,
@@ -104,9 +106,15 @@ def unsigned(number: int, where: str, top: int = U64) -> int:
 
     Raises InputError for one that does not.
     """
-    if not 0 <= number <= top:
-        raise InputError(where, "does not fit", shorten(number), f"0 to {top:#x}")
+    _check_fits(number, where, top)
     return number
+
+
+def _check_fits(number: Any, where: str, top: int) -> None:
+    """Refuse a number, or a column, that does not lie between 0 and `top`."""
+    for end in extremes(number):
+        if not 0 <= end <= top:
+            raise InputError(where, "does not fit", shorten(end), f"0 to {top:#x}")
 
 
 @dataclass(frozen=True)
@@ -501,8 +509,23 @@ def resolve_changes(
     Raises InputError for an unknown name and a value that does not fit. The members must not need
     each other in a circle (`check_circles`).
     """
-    resolver = _Resolver(changes, dict(before), bench, where)
-    return before.changed(**{member: resolver.member(member) for member in changes})
+    return before.changed(**resolve_columns(changes, {}, before, bench, where))
+
+
+def resolve_columns(
+    changes: Mapping[str, Value],
+    given: Mapping[str, Any],
+    before: PrctlMmMap,
+    bench: Bench,
+    where: str,
+) -> dict[str, Any]:
+    """Return the members that changes ask for where some members are columns already.
+
+    `given` are new members, each a numpy column of Python ints. A member that needs none of them
+    comes out as one number, else as a column. Otherwise as `resolve_changes`.
+    """
+    resolver = _Resolver(changes, given, dict(before), bench, where)
+    return {member: resolver.member(member) for member in changes}
 
 
 def check_circles(changes: Mapping[str, Value], where: str) -> None:
@@ -536,27 +559,34 @@ class _Resolver:
     """Works out new members one by one, each at most once."""
 
     def __init__(
-        self, changes: dict[str, Value], before: dict[str, int], bench: Bench, where: str
+        self,
+        changes: Mapping[str, Value],
+        given: Mapping[str, Any],
+        before: dict[str, int],
+        bench: Bench,
+        where: str,
     ) -> None:
         self.changes, self.before, self.bench, self.where = changes, before, bench, where
-        self.done: dict[str, int] = {}
+        self.done = dict(given)
+        self.new = {*changes, *given}
         self.under_way: list[str] = []
 
-    def member(self, name: str) -> int:
+    def member(self, name: str) -> Any:
         if name in self.done:
             return self.done[name]
         place = f"{self.where}.{name}"
         self.under_way.append(name)
-        number = evaluate(self.changes[name], self.lookup, place, self.bench.names())
+        number = evaluate_columns(self.changes[name], self.lookup, place, self.bench.names())
         self.under_way.pop()
-        self.done[name] = unsigned(number, place, widest(name))
+        _check_fits(number, place, widest(name))
+        self.done[name] = number
         return self.done[name]
 
-    def lookup(self, name: str) -> int | None:
+    def lookup(self, name: str) -> Any:
         first, _, part = name.partition(".")
         if first == "before":
             return self.before.get(part)
         if name not in self.before:
             return self.bench.lookup(name)
         own = bool(self.under_way) and self.under_way[-1] == name
-        return self.before[name] if own or name not in self.changes else self.member(name)
+        return self.before[name] if own or name not in self.new else self.member(name)

@@ -34,6 +34,9 @@ STAT_MEMBERS: tuple[str, ...] = tuple(m.name for m in MEMBERS if m.stat_field)
 
 STATM_FIELDS = ("size", "resident", "shared", "text", "lib", "data", "dt")
 
+READ_SIZE = 1 << 16
+"""Bytes asked for at a time: environ answers by the whole read."""
+
 LIMIT_NAMES: dict[str, str] = {
     "Max cpu time": "RLIMIT_CPU",
     "Max file size": "RLIMIT_FSIZE",
@@ -390,7 +393,7 @@ def _read_all(directory: int, file: str) -> bytes:
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
         chunks = []
-        while chunk := os.read(descriptor, 1 << 16):
+        while chunk := os.read(descriptor, READ_SIZE):
             chunks.append(chunk)
         return b"".join(chunks)
     finally:

@@ -11,7 +11,7 @@ that exists only on some says so (`exists`), and one that stood in another place
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import reduce
 from itertools import groupby
@@ -384,8 +384,10 @@ def rules_of(facts: Facts) -> tuple[Rule, ...]:
     return tuple(rule for rule in RULES if rule.exists(facts))
 
 
-def explain(situation: Situation, facts: Facts) -> Explanation:
+def explain(situation: Situation, facts: Facts, rules: Sequence[Rule] | None = None) -> Explanation:
     """Apply every rule to one call: which are broken, by which numbers, and which one decides.
+
+    `rules` are those of the kernel that the facts describe, unless others are to be tried.
 
     The command line's equivalent is `prctlmm-lab explain RECIPE`.
     """
@@ -393,7 +395,7 @@ def explain(situation: Situation, facts: Facts) -> Explanation:
         raise TypeError("explain() takes one map; predict() takes columns")
     findings: list[Finding] = []
     deciding: Rule | None = None
-    for rule in rules_of(facts):
+    for rule in rules_of(facts) if rules is None else rules:
         broken = bool(rule.broken(situation, facts))
         decides = broken and deciding is None
         deciding = rule if decides else deciding
@@ -401,7 +403,9 @@ def explain(situation: Situation, facts: Facts) -> Explanation:
     return Explanation(tuple(findings), deciding.errno_on(facts) if deciding else 0)
 
 
-def predict(situation: Situation, facts: Facts, count: int) -> Any:
+def predict(
+    situation: Situation, facts: Facts, count: int, rules: Sequence[Rule] | None = None
+) -> Any:
     """Return the errnos of `count` calls at once, as a numpy column of bytes; 0 is accepted.
 
     Whatever of the situation is a column has `count` rows; the rest holds for all of them. The
@@ -410,8 +414,10 @@ def predict(situation: Situation, facts: Facts, count: int) -> Any:
     import numpy
 
     groups = [
-        (number, tuple(rule.broken for rule in rules))
-        for number, rules in groupby(rules_of(facts), lambda rule: rule.errno_on(facts))
+        (number, tuple(rule.broken for rule in group))
+        for number, group in groupby(
+            rules_of(facts) if rules is None else rules, lambda rule: rule.errno_on(facts)
+        )
     ]
     verdicts = numpy.zeros(count, numpy.uint8)
     for start in range(0, count, _ROWS):
@@ -424,8 +430,10 @@ def predict(situation: Situation, facts: Facts, count: int) -> Any:
     return verdicts
 
 
-def decide(situation: Situation, facts: Facts, count: int) -> Any:
-    """Return which rule decides over each of `count` calls: its index in `rules_of(facts)`.
+def decide(
+    situation: Situation, facts: Facts, count: int, rules: Sequence[Rule] | None = None
+) -> Any:
+    """Return which rule decides over each of `count` calls: its index in `rules`.
 
     The column is of bytes; `ACCEPTED` stands for calls that no rule refuses. Otherwise as
     `predict`.
@@ -433,7 +441,8 @@ def decide(situation: Situation, facts: Facts, count: int) -> Any:
     import numpy
 
     deciding = numpy.full(count, ACCEPTED, numpy.uint8)
-    for number, rule in reversed(tuple(enumerate(rules_of(facts)))):
+    order = rules_of(facts) if rules is None else rules
+    for number, rule in reversed(tuple(enumerate(order))):
         numpy.copyto(deciding, number, where=rule.broken(situation, facts))
     return deciding
 

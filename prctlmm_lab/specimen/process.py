@@ -173,6 +173,7 @@ class Specimen:
         self._entry = entries["AT_ENTRY"]
         # The program keeps its request just below the stack pointer it started with, which
         # start_stack is until the first call changes it. What lies below that is free.
+        self._own_end = numbers["start_stack"]
         self._scratch = (numbers["start_stack"] - _REQUEST.size - _SCRATCH) & ~(PAGE - 1)
         grown = numbers["start_brk"] + heap_pages * PAGE
         os.pwrite(self._exchange, b"specimen\0", 0)
@@ -228,6 +229,11 @@ class Specimen:
         Another thread that waits for an answer gets a SpecimenGone.
         """
         self._stop("stop()")
+
+    @property
+    def own_memory(self) -> tuple[int, int]:
+        """The range, its end exclusive, that its program and we use: it changes at each request."""
+        return self._scratch, self._own_end
 
     def _require(self, step: str) -> None:
         """Raise SpecimenGone, with `step` in it, if the specimen can no longer be told anything."""

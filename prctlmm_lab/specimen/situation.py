@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 import struct
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from prctlmm_lab.kernel.abi import MAP_SIZE, NO_EXE, PrctlMmMap
+from prctlmm_lab.kernel.abi import MAP_SIZE, NO_EXE, U64, PrctlMmMap
+from prctlmm_lab.kernel.effects import Memory
 from prctlmm_lab.kernel.facts import CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN
-from prctlmm_lab.kernel.procfs import Snapshot, Unreadable
+from prctlmm_lab.kernel.procfs import Snapshot, Unreadable, Vma
 from prctlmm_lab.kernel.rules import ExeFile, Situation
 from prctlmm_lab.specimen.process import MAP_PRIVATE, PAGE, PROT, Specimen
 
@@ -47,6 +52,95 @@ def situation_of(
             rlimit_data=specimen.limit("DATA")[0],
             **(_exe_situation(specimen, new.exe_fd) if new.exe_fd != NO_EXE else {}),
         )
+
+
+def memory_of(specimen: Specimen, new: PrctlMmMap, before: Snapshot) -> Memory:
+    """Gather what the call and later reads of /proc will find in the specimen's memory.
+
+    Raises SpecimenError if the specimen ends meanwhile.
+    """
+    with specimen.undivided:
+        parts = {
+            start: specimen.read(start, end - start)
+            for start, end in _overlaps(before.vmas, _shown_ranges(new, before))
+        }
+        vector = b""
+        if new.auxv_size and is_readable(specimen, new.auxv, new.auxv_size):
+            vector = specimen.read(new.auxv, min(new.auxv_size, _LONGEST_VECTOR))
+        return Memory(
+            parts=parts,
+            grows_down=_grows_down(specimen),
+            vector=vector,
+            exe_link=_link(specimen, new.exe_fd),
+            unknown=specimen.own_memory,
+            reader_stack_limit=_own_limit(resource.RLIMIT_STACK),
+            reader_size_limit=_own_limit(resource.RLIMIT_AS),
+            most_at_once=_most_at_once(),
+        )
+
+
+_LONGEST_VECTOR = 1 << 16
+
+
+def _shown_ranges(new: PrctlMmMap, before: Snapshot) -> Iterator[tuple[int, int]]:
+    """Yield what reading cmdline and environ will look at: of the new map, and of the old one."""
+    yield new.arg_start, max(new.arg_end, new.arg_start + PAGE)
+    yield new.env_start, new.env_end
+    if "arg_end" in before.members:
+        yield before.members["arg_end"] - 1, before.members["arg_end"]
+
+
+def _overlaps(
+    vmas: Iterable[Vma], ranges: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """Yield the parts of anonymous, readable VMAs that lie in any of the ranges, once each."""
+    sorted_ranges = sorted((start, end) for start, end in ranges if start < end)
+    for vma in vmas:
+        if not vma.is_anonymous or vma.permissions[0] != "r":
+            continue
+        at = vma.start
+        for start, end in sorted_ranges:
+            first, last = max(start, at), min(end, vma.end)
+            if first < last:
+                yield first, last
+                at = last
+
+
+def _grows_down(specimen: Specimen) -> frozenset[int]:
+    """Return the ends of the VMAs that grow down; the stack's alone where smaps is not told."""
+    snapshot = specimen.snapshot(smaps=True)
+    if snapshot.smaps and not isinstance(snapshot.smaps, Unreadable):
+        flags = ((vma.end, values.get("VmFlags", "").split()) for vma, values in snapshot.smaps)
+        return frozenset(end for end, names in flags if "gd" in names)
+    stack = snapshot.vma_at(specimen.own_memory[0])
+    return frozenset({stack.end} if stack else ())
+
+
+def _link(specimen: Specimen, descriptor: int) -> str:
+    if descriptor == NO_EXE:
+        return ""
+    try:
+        return os.readlink(f"/proc/{specimen.pid}/fd/{descriptor}")
+    except OSError:
+        return ""
+
+
+def _own_limit(number: int) -> int:
+    soft = resource.getrlimit(number)[0]
+    return U64 if soft == resource.RLIM_INFINITY else soft
+
+
+@cache
+def _most_at_once() -> int:
+    """Return what one mapping may have: mm/util.c, __vm_enough_memory()."""
+    try:
+        if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "1":
+            return U64
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return U64
+    sizes = dict(line.split(":") for line in lines)
+    return sum(int(sizes[name].split()[0]) * 1024 for name in ("MemTotal", "SwapTotal"))
 
 
 def _exe_situation(specimen: Specimen, descriptor: int) -> dict[str, Any]:

@@ -48,8 +48,10 @@ from prctlmm_lab.experiments.steps import (
 )
 from prctlmm_lab.kernel import rules
 from prctlmm_lab.kernel.abi import PrctlMmMap
-from prctlmm_lab.kernel.effects import Effect, effects
+from prctlmm_lab.kernel.effects import Memory, shown_after
 from prctlmm_lab.kernel.facts import Facts
+from prctlmm_lab.kernel.model import specification
+from prctlmm_lab.kernel.procfs import Snapshot, Unreadable
 from prctlmm_lab.specimen.probe import facts_here
 from prctlmm_lab.specimen.process import Specimen
 from tests.needs import needs_root, needs_user_namespaces
@@ -343,13 +345,13 @@ def test_a_disagreement_is_the_exit_status_of_the_command(
 
 
 def test_a_wrong_effect_is_a_disagreement(monkeypatch: pytest.MonkeyPatch) -> None:
-    def off_by_one(new: PrctlMmMap, facts: Facts) -> tuple[Effect, ...]:
-        return tuple(
-            replace(e, value=e.value + 1) if (e.place, e.name) == ("statm", "text") else e
-            for e in effects(new, facts)
-        )
+    def off_by_one(before: Snapshot, new: PrctlMmMap, memory: Memory, facts: Facts) -> Snapshot:
+        shown = shown_after(before, new, memory, facts)
+        assert not isinstance(shown.statm, Unreadable)
+        return replace(shown, statm={**shown.statm, "text": shown.statm["text"] + 1})
 
-    monkeypatch.setattr(experiment_module, "effects", off_by_one)
+    wrong = replace(specification(facts_here()), shown_after=off_by_one)
+    monkeypatch.setattr(experiment_module, "specification", lambda facts: wrong)
     record = run(Experiment("x"))
     assert record.agreement.verdict
     assert not record.agreement.effects

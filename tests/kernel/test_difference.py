@@ -9,9 +9,8 @@ import pytest
 from prctlmm_lab.kernel.abi import MEMBERS
 from prctlmm_lab.kernel.auxv import encode_auxv
 from prctlmm_lab.kernel.difference import Change, difference
-from prctlmm_lab.kernel.effects import effects, observed
 from prctlmm_lab.kernel.procfs import Snapshot, Unreadable, Vma, read_snapshot
-from prctlmm_lab.specimen.probe import facts_here, privileged_specimen
+from prctlmm_lab.specimen.probe import privileged_specimen
 from prctlmm_lab.specimen.process import PAGE, Specimen
 from tests.needs import needs_user_namespaces
 
@@ -162,29 +161,3 @@ def test_what_cannot_be_read_any_more_is_a_change() -> None:
     shown = {(c.place, c.name): str(c.after) for c in difference(snapshot, hidden)}
     for place in (("auxv", ""), ("maps", ""), ("exe", "")):
         assert shown[place] == "not readable (EACCES)"
-
-
-@pytest.mark.parametrize("member", MOVES)
-def test_effects_are_what_is_shown(specimen: Specimen, member: str) -> None:
-    distance, _ = MOVES[member]
-    new = specimen.current_map()
-    new = new.changed(**{member: dict(new)[member] + distance})
-    predicted = effects(new, facts_here())
-    assert specimen.set_map(new) == 0
-    after = specimen.snapshot()
-    assert [observed(after, effect) for effect in predicted] == [e.value for e in predicted]
-    assert len(predicted) == 12
-
-
-@pytest.mark.parametrize(
-    ("start", "end", "pages"),
-    [(0x10000, 0x10001, 1), (0x10FFF, 0x11001, 2), (0x10000, 0x11000, 1), (0x10001, 1 << 46, None)],
-)
-def test_text_is_counted_in_touched_pages(
-    specimen: Specimen, start: int, end: int, pages: int | None
-) -> None:
-    new = specimen.current_map().changed(start_code=start, end_code=end)
-    (effect,) = (e for e in effects(new, facts_here()) if e.place == "statm")
-    assert pages in (None, effect.value)
-    assert specimen.set_map(new) == 0
-    assert observed(specimen.snapshot(), effect) == effect.value
