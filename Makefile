@@ -30,7 +30,7 @@ test: check
 	$(in_top) .venv/bin/pytest -n 2
 
 bench: prepare
-	$(in_top) for each in bench/*.py; do .venv/bin/python -m "bench.$$(basename "$$each" .py)" || exit; done
+	$(in_top) .venv/bin/python -m bench
 
 specimen: prepare
 	$(in_top) .venv/bin/python -m prctlmm_lab.specimen.build

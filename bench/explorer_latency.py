@@ -1,16 +1,15 @@
 """Time the Explorer from a key press on a slider to the changed picture on the page.
 
 A real JupyterLab in Chromium; the page itself takes both times. Needs the test extra and Chromium.
-Run from the top folder: `python -m bench.explorer_latency`.
 """
 
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
+from bench.measure import Missing, Row
 from prctlmm_lab.kernel.abi import MEMBERS
 from tests.browser.jupyterlab import browser_path, page, run_all, server
 
@@ -33,11 +32,10 @@ WATCH = """
 """
 
 
-def main() -> int:
-    """Print the median and the 90th percentile in milliseconds."""
+def rows() -> list[Row]:
+    """Measure the median and the 90th percentile."""
     if browser_path() is None:
-        print("explorer_latency: Chromium is needed", file=sys.stderr)
-        return 2
+        raise Missing("Chromium is needed to measure the Explorer; install the package chromium")
     with (
         tempfile.TemporaryDirectory() as folder,
         server(Path(folder)) as address,
@@ -56,9 +54,7 @@ def main() -> int:
             opened.wait_for_timeout(150)
         times = sorted(opened.evaluate("() => window.latencies"))
     median, slow = statistics.median(times), times[int(0.9 * len(times))]
-    print(f"key press to changed page   median {median:.0f} ms, 90th percentile {slow:.0f} ms")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return [
+        Row("key press to page, median", median, None, "ms", "under 50 ms"),
+        Row("key press to page, 90th percentile", slow, None, "ms", "under 50 ms"),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from collections import Counter
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from prctlmm_lab.specimen import spawn
 from prctlmm_lab.specimen.build import BUILDS
 from prctlmm_lab.specimen.process import Specimen
 
@@ -48,6 +50,14 @@ def start_specimen() -> Iterator[StartSpecimen]:
 
 
 # ---- nothing is left behind -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_that_stay_open() -> None:
+    """Open what every process keeps open once it has started a specimen."""
+    for name in BUILDS:
+        with contextlib.suppress(OSError):  # memory files are forbidden
+            spawn.open_program(name)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from operator import attrgetter
 from typing import Any
 
 from prctlmm_lab.errors import InputError
@@ -109,6 +110,7 @@ ADDRESSES: tuple[str, ...] = tuple(member.name for member in MEMBERS if member.i
 """The 11 address members, in the order of the struct, which is the order of the range check."""
 
 LAYOUT = struct.Struct("<12Q2I")
+_VALUES = attrgetter(*MEMBER)
 MAP_SIZE = LAYOUT.size
 """104 bytes on every 64-bit kernel."""
 
@@ -145,16 +147,22 @@ class PrctlMmMap:
     exe_fd: int = NO_EXE
 
     def __post_init__(self) -> None:
-        for member, value in self:
-            check_member(member, value)
+        values = _VALUES(self)
+        try:
+            LAYOUT.pack(*values)
+            plain = set(map(type, values)) == {int}
+        except (struct.error, TypeError):
+            plain = False
+        if not plain:
+            for member, value in zip(MEMBER, values, strict=True):
+                check_member(member, value)
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
-        for field in fields(self):
-            yield field.name, getattr(self, field.name)
+        return zip(MEMBER, _VALUES(self), strict=True)
 
     def pack(self) -> bytes:
         """Return the 104 bytes that the kernel reads (little endian)."""
-        return LAYOUT.pack(*(value for _, value in self))
+        return LAYOUT.pack(*_VALUES(self))
 
     @classmethod
     def unpack(cls, data: bytes) -> PrctlMmMap:

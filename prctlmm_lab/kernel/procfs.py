@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,13 @@ STAT_FIELDS: tuple[str, ...] = tuple(
 )
 """The 52 fields of /proc/PID/stat in order; the ten of the struct have its members' names."""
 
+_NUMBERS = tuple(name for name in STAT_FIELDS if name not in ("comm", "state"))
+
 STAT_MEMBERS: tuple[str, ...] = tuple(m.name for m in MEMBERS if m.stat_field)
 """The ten members that stat shows, in the order of the struct."""
+
+_MEMBER_PLACES = tuple((name, STAT_FIELDS.index(name) - 2) for name in STAT_MEMBERS)
+"""Where they stand behind the process's name."""
 
 STATM_FIELDS = ("size", "resident", "shared", "text", "lib", "data", "dt")
 
@@ -135,6 +140,21 @@ KERNEL_PAGES = frozenset({"[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]", "[u
 """Labels of pages that the kernel itself puts into a process."""
 
 
+Identity = tuple[int, int, int]
+"""Major and minor number of a file's device, and its inode."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files below /proc/PID as they were read at one moment."""
+
+    pid: int
+    texts: Mapping[str, bytes | Unreadable | None]
+    """By name; None for what was not asked for."""
+    names: Mapping[str, Identity | None]
+    """Which files had, at that moment, the names that maps and smaps leave in doubt."""
+
+
 @dataclass(frozen=True)
 class Limit:
     """One resource limit; None stands for unlimited."""
@@ -164,6 +184,13 @@ class Snapshot:
     smaps: tuple[tuple[Vma, Mapping[str, str]], ...] | Unreadable | None = None
     """Each VMA with its smaps fields, if it was asked for."""
     brk: int | None = None
+
+    @classmethod
+    def of(cls, parts: Parts, brk: int | None = None) -> Snapshot:
+        """Return the snapshot that the files of a process make; each is parsed on first use."""
+        snapshot = object.__new__(cls)
+        snapshot.__dict__.update(_parts=parts, pid=parts.pid, brk=brk)
+        return snapshot
 
     @property
     def vmas(self) -> tuple[Vma, ...]:
@@ -201,9 +228,18 @@ def parse_stat(text: bytes) -> Stat:
     first, last = text.index(b"("), text.rindex(b")")
     state, *numbers = text[last + 1 :].split()
     values = [int(text[:first]), *map(int, numbers)]
-    names = [name for name in STAT_FIELDS if name not in ("comm", "state")]
     comm = os.fsdecode(text[first + 1 : last])
-    return Stat(comm, state.decode(), dict(zip(names, values, strict=False)))
+    return Stat(comm, state.decode(), dict(zip(_NUMBERS, values, strict=False)))
+
+
+def parse_members(text: bytes) -> dict[str, int]:
+    """Parse only the ten members in /proc/PID/stat; `parse_stat` parses all of it.
+
+    >>> parse_members(b"7 (a) b (c) S 1 7" + b" 0" * 46)["start_code"]
+    0
+    """
+    fields = text[text.rindex(b")") + 1 :].split()
+    return {name: int(fields[place]) for name, place in _MEMBER_PLACES}
 
 
 def parse_statm(text: bytes) -> dict[str, int]:
@@ -243,8 +279,8 @@ _MAPS_LINE = re.compile(
 )
 _DELETED = " (deleted)"
 
-Identify = Callable[[str], tuple[int, int, int] | None]
-"""From a path to (major, minor, inode) of the file that has it now, or None."""
+Identify = Callable[[str], Identity | None]
+"""From a path to the file that has it now, or None."""
 
 
 def parse_vma(line: bytes, identify: Identify | None = None) -> Vma:
@@ -275,19 +311,34 @@ def parse_vma(line: bytes, identify: Identify | None = None) -> Vma:
     return Vma(start, end, permissions, offset, (major, minor), inode, path, label, deleted)
 
 
-def _real_name(
-    shown: str, identity: tuple[int, int, int], identify: Identify | None
-) -> tuple[str, bool]:
+def _real_name(shown: str, identity: Identity, identify: Identify | None) -> tuple[str, bool]:
     marked = shown.endswith(_DELETED)
     if identify is not None and (marked or "\\012" in shown):
-        for candidate in dict.fromkeys((shown, shown.replace("\\012", "\n"))):
+        for candidate in _readings(shown):
             if _is_same_file(identify(candidate), identity):
                 return candidate, False
     name = shown.replace("\\012", "\n")
     return (name.removesuffix(_DELETED), True) if marked else (name, False)
 
 
-def _is_same_file(found: tuple[int, int, int] | None, shown: tuple[int, int, int]) -> bool:
+def _readings(shown: str) -> Iterable[str]:
+    return dict.fromkeys((shown, shown.replace("\\012", "\n")))
+
+
+def _names_in_doubt(*texts: bytes | Unreadable | None) -> dict[str, Identity | None]:
+    """Ask now which files have the names in maps and smaps that can be read in two ways."""
+    shown = {
+        line.split(None, 5)[5]
+        for text in texts
+        if isinstance(text, bytes)
+        for line in text.split(b"\n")
+        if line.endswith(b" (deleted)") or b"\\012" in line
+    }
+    names = dict.fromkeys(name for each in shown for name in _readings(os.fsdecode(each)))
+    return {name: _identify(name) for name in names}
+
+
+def _is_same_file(found: Identity | None, shown: Identity) -> bool:
     """Compare inodes and devices; btrfs and overlayfs tell stat(2) another device, of major 0."""
     if found is None or found[2] != shown[2]:
         return False
@@ -346,32 +397,69 @@ def read_snapshot(pid: int | str = "self", *, smaps: bool = False) -> Snapshot:
 
     Raises InputError for a pid that no process has.
     """
+    return Snapshot.of(read_parts(pid, smaps=smaps))
+
+
+def read_parts(pid: int | str = "self", *, smaps: bool = False) -> Parts:
+    """Read the files of a process and leave their parsing for later; errors as `read_snapshot`."""
     directory = _open_process(pid)
     try:
         number = int(os.readlink("/proc/self")) if pid == "self" else int(pid)
-        name = f"/proc/{number}"
-
-        def part(file: str, parse: Callable[[bytes], Any]) -> Any:
+        texts: dict[str, bytes | Unreadable | None] = {}
+        for name in _PARSERS:
             try:
-                return parse(_read_all(directory, file))
+                if name == "exe":
+                    texts[name] = os.fsencode(os.readlink(name, dir_fd=directory))
+                elif name != "smaps" or smaps:
+                    texts[name] = read_whole(name, directory)
+                else:
+                    texts[name] = None
             except OSError as error:
-                return Unreadable(f"{name}/{file}", error.errno or 0)
-
-        return Snapshot(
-            pid=number,
-            stat=part("stat", parse_stat),
-            statm=part("statm", parse_statm),
-            status=part("status", parse_status),
-            maps=part("maps", lambda text: parse_maps(text, _identify)),
-            auxv=part("auxv", bytes),
-            cmdline=part("cmdline", bytes),
-            environ=part("environ", bytes),
-            exe=_read_link(directory, "exe", name),
-            limits=part("limits", parse_limits),
-            smaps=part("smaps", lambda text: parse_smaps(text, _identify)) if smaps else None,
-        )
+                texts[name] = Unreadable(f"/proc/{number}/{name}", error.errno or 0)
+        return Parts(number, texts, _names_in_doubt(texts["maps"], texts["smaps"]))
     finally:
         os.close(directory)
+
+
+def _as_it_is(text: bytes, identify: Identify) -> bytes:
+    return text
+
+
+_PARSERS: dict[str, Callable[[bytes, Identify], object]] = {
+    "exe": lambda text, identify: os.fsdecode(text),
+    "limits": lambda text, identify: parse_limits(text),
+    "auxv": _as_it_is,
+    "stat": lambda text, identify: parse_stat(text),
+    "statm": lambda text, identify: parse_statm(text),
+    "status": lambda text, identify: parse_status(text),
+    "maps": parse_maps,
+    "smaps": parse_smaps,
+    "cmdline": _as_it_is,
+    "environ": _as_it_is,
+}
+"""In the order of reading: the last two may change what the others show."""
+
+
+class _Parsed:
+    """A field of a snapshot that is parsed when it is first asked for, and then kept.
+
+    What stands in the instance goes before it, as it does for every descriptor that only reads.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, snapshot: Snapshot | None, owner: type) -> Any:
+        if snapshot is None:
+            return self
+        parts: Parts = snapshot.__dict__["_parts"]
+        text = parts.texts[self.name]
+        value = _PARSERS[self.name](text, parts.names.get) if isinstance(text, bytes) else text
+        return snapshot.__dict__.setdefault(self.name, value)
+
+
+for _name in _PARSERS:
+    setattr(Snapshot, _name, _Parsed(_name))
 
 
 def _open_process(pid: int | str) -> int:
@@ -389,25 +477,19 @@ def _open_process(pid: int | str) -> int:
         ) from error
 
 
-def _read_all(directory: int, file: str) -> bytes:
+def read_whole(file: str, directory: int | None = None) -> bytes:
+    """Read a file of /proc to its end."""
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
-        chunks = []
+        text = b""
         while chunk := os.read(descriptor, READ_SIZE):
-            chunks.append(chunk)
-        return b"".join(chunks)
+            text += chunk
+        return text
     finally:
         os.close(descriptor)
 
 
-def _read_link(directory: int, file: str, name: str) -> str | Unreadable:
-    try:
-        return os.readlink(file, dir_fd=directory)
-    except OSError as error:
-        return Unreadable(f"{name}/{file}", error.errno or 0)
-
-
-def _identify(path: str) -> tuple[int, int, int] | None:
+def _identify(path: str) -> Identity | None:
     try:
         found = os.stat(path)
     except (OSError, ValueError):

@@ -118,6 +118,7 @@ def probe_facts(specimen: Specimen) -> Facts:
         code_size_clamped=bool(probed("code_size_clamped", True, _code_size_clamped)),
         hole_shrinks=bool(probed("hole_shrinks", False, _hole_shrinks)),
         assumed=tuple(assumed),
+        auxv_tail_kept=_auxv_tail_kept(),
     )
 
 
@@ -165,6 +166,15 @@ def _auxv_capacity(specimen: Specimen, modest: PrctlMmMap) -> int:
         accepted = specimen.set_map(modest.changed(auxv=memory, auxv_size=middle)) == 0
         good, bad = (middle, bad) if accepted else (good, middle)
     return good
+
+
+def _auxv_tail_kept() -> bool:
+    """Give PR_SET_MM_AUXV one entry of type 1, and see whether more than that and its end stay."""
+    with _modest_specimen() as specimen:
+        entry = specimen.place(struct.pack("<2Q", 1, 1))
+        answer = specimen.attempt("prctl", PR_SET_MM, Operation.AUXV, entry, 16, 0)
+        auxv = specimen.snapshot().auxv
+        return answer == 0 and not isinstance(auxv, Unreadable) and len(auxv) > 32
 
 
 def _permission_errno() -> int | None:
@@ -235,13 +245,17 @@ def _mapped_exe_refused() -> bool | None:
 
 
 def _written_exe_refused() -> bool | None:
-    """Offer a memory file that was opened again for writing, which makes it count as written."""
+    """Offer a memory file that was opened again, once to read and once to write.
+
+    The first descriptor of a memory file will not do: Linux 6.12.117 accepts it, and refuses every
+    other of the same file.
+    """
     with privileged_specimen() as specimen, _none_if_refused():
         if specimen is not None:
             specimen.release_executable()
-            descriptor = specimen.memory_file("written")
-            specimen.open(f"/proc/self/fd/{descriptor}", os.O_RDWR)
-            return _exe_answer(specimen, descriptor) == errno.EACCES
+            path = f"/proc/self/fd/{specimen.memory_file('written')}"
+            specimen.open(path, os.O_RDWR)
+            return _exe_answer(specimen, specimen.open(path)) == errno.EACCES
     return None
 
 

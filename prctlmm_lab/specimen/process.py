@@ -19,11 +19,11 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import wraps
 from types import TracebackType
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from prctlmm_lab.errors import (
     InputError,
@@ -37,13 +37,12 @@ from prctlmm_lab.errors import (
 )
 from prctlmm_lab.kernel import syscalls
 from prctlmm_lab.kernel.abi import MAP_SIZE, NO_EXE, PR_SET_MM, U32, U64, Operation, PrctlMmMap
-from prctlmm_lab.kernel.auxv import decode_auxv
 from prctlmm_lab.kernel.procfs import (
     Snapshot,
-    Stat,
-    parse_stat,
+    parse_members,
     parse_status,
-    read_snapshot,
+    read_parts,
+    read_whole,
 )
 from prctlmm_lab.specimen import spawn
 from prctlmm_lab.specimen.build import BUILDS
@@ -52,10 +51,14 @@ from prctlmm_lab.specimen.spawn import CHANNEL, EXCHANGE, LIFELINE
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 _REQUEST = struct.Struct("<8Q")
+_CARGO = 128
+_GREETING = struct.Struct("<4Q")
 _ANSWER = struct.Struct("<Qq")
-_BATCH = U64
+_BATCH, _GROW = U64, U64 - 1
 _SCRATCH = 16 * PAGE
 _CHUNK = 1 << 20
+_AT_A_TIME = 1 << 14
+"""Maps in half a batch: what a processor's cache holds."""
 
 PROT = {"r": 1, "w": 2, "x": 4, "-": 0}
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x10, 0x20
@@ -64,9 +67,8 @@ MREMAP_MAYMOVE, MREMAP_FIXED = 1, 2
 CLONE_NEWUSER = 0x10000000
 ADDR_NO_RANDOMIZE = 0x0040000
 PR_SET_DUMPABLE, PR_SET_NAME = 4, 15
-F_SETFD, F_SETFL, F_SETOWN, F_SETSIG = 2, 4, 8, 10
+F_SETFD, FD_CLOEXEC = 2, 1
 _CAPABILITY_VERSION_3 = 0x20080522
-FD_CLOEXEC, O_ASYNC = 1, 0o20000
 AT_FDCWD = -100
 
 RESOURCES = (
@@ -78,6 +80,31 @@ RESOURCES = (
 SECOND_PROCESS = frozenset({"fork", "vfork", "clone", "clone3"})
 """Calls that would leave two processes on one channel."""
 
+
+class Request(NamedTuple):
+    """One request to the program: a system call, or what only this program knows."""
+
+    number: int
+    arguments: Sequence[int]
+    name: str
+    cargo: bytes = b""
+    """At most 128 bytes, which lie behind the request while it is served."""
+    label: str = ""
+
+    @property
+    def step(self) -> str:
+        """What it is called in errors."""
+        return self.label or call_text(self.name, tuple(self.arguments))
+
+    def pack(self, sequence: int) -> bytes:
+        """Return the message that is sent."""
+        words = [argument & U64 for argument in self.arguments]
+        words += _PADDING[len(words) :]
+        return _REQUEST.pack(sequence, self.number & U64, *words) + self.cargo
+
+
+_PADDING = [0] * 6
+_START = Request(0, (), "", label="its start")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -140,19 +167,28 @@ class Specimen:
         self.undivided = threading.RLock()
         self.exe_changed = False
         """Whether `set_map` has changed the exe link since the last execve."""
+        self.moved: frozenset[int] = frozenset()
+        """Where `release_executable` has put memory by mremap()."""
         self._sequence = 0
         self._ended: SpecimenGone | None = None
         spawn.check_texts(arguments, environment)
         given = spawn.can_be_given(arguments, environment)
+        opening = self._opening(heap_pages)
+        self._sequence = len(opening)
         self.pid, self._pidfd, self._socket, descriptors = spawn.start(
-            build, arguments if given else (b"specimen",), environment if given else ()
+            build,
+            arguments if given else (b"specimen",),
+            environment if given else (),
+            [request.pack(number) for number, request in enumerate(opening, 1)],
         )
         self._exchange = descriptors[0]
         self._finalizer = weakref.finalize(
             self, spawn.end, os.getpid(), self._pidfd, self._socket, descriptors
         )
         try:
-            self._settle(heap_pages)
+            with self.undivided:
+                self._greet(self._next_message(_START))
+                self._settle(opening, heap_pages)
             if not randomize:
                 self.syscall("personality", ADDR_NO_RANDOMIZE)
             if not (randomize and given):
@@ -161,39 +197,38 @@ class Specimen:
             self.stop()
             raise
 
-    def _settle(self, heap_pages: int) -> None:
-        """Find the scratch memory, close what was inherited, name the process, grow the heap."""
-        # The first answer also says that execve is over: posix_spawn returns before the kernel has
-        # noted the new program's addresses (fs/binfmt_elf.c, load_elf_binary).
-        closed = self.attempt("close_range", LIFELINE + 1, 0xFFFFFFFF, 0)
-        numbers = self._stat("its start")
-        entries = {
-            entry.name: entry.value for entry in decode_auxv(self._part("auxv", "its start"))
-        }
-        self._entry = entries["AT_ENTRY"]
-        # The program keeps its request just below the stack pointer it started with, which
-        # start_stack is until the first call changes it. What lies below that is free.
-        self._own_end = numbers["start_stack"]
-        self._scratch = (numbers["start_stack"] - _REQUEST.size - _SCRATCH) & ~(PAGE - 1)
-        grown = numbers["start_brk"] + heap_pages * PAGE
-        os.pwrite(self._exchange, b"specimen\0", 0)
-        *_, top = self._request_all(
-            [
-                # Input or the end of the lifeline is a SIGKILL, even to one that sleeps or is
-                # stopped; end of file on the channel ends only one that waits for a request.
-                self._call("fcntl", LIFELINE, F_SETSIG, signal.SIGKILL),
-                self._call("fcntl", LIFELINE, F_SETOWN, self.pid),
-                self._call("fcntl", LIFELINE, F_SETFL, O_ASYNC),
-                self._call("pread64", EXCHANGE, self._scratch, 9, 0),
-                self._call("prctl", PR_SET_NAME, self._scratch),
-                self._call("brk", grown),
-            ]
+    def _opening(self, heap_pages: int) -> tuple[Request, Request]:
+        """Return the first requests: close what was inherited, and grow the heap."""
+        return (
+            self._call("close_range", LIFELINE + 1, 0xFFFFFFFF, 0),
+            Request(_GROW, (heap_pages * PAGE,), "brk", label=f"brk() by {heap_pages} pages"),
         )
+
+    def _greet(self, greeting: bytes | None, request: Request = _START) -> None:
+        """Note what the program says of itself when it starts.
+
+        posix_spawn returns before the kernel has noted the new program's addresses
+        (fs/binfmt_elf.c, load_elf_binary); the greeting also says that this is over.
+        """
+        if greeting is None:
+            raise self._gone(request.step)
+        if len(greeting) != _GREETING.size:
+            raise SpecimenChannelError(self.pid, request.step, len(greeting))
+        words: tuple[int, ...] = _GREETING.unpack(greeting)
+        _, self._buffer, self._entry, self._start_brk = words
+        # What lies below the buffer on the stack is free.
+        self._scratch = (self._buffer - _SCRATCH) & -PAGE
+        self._own_end = self._buffer + _REQUEST.size + _CARGO
+
+    def _settle(self, opening: tuple[Request, Request], heap_pages: int) -> None:
+        """Take the answers to the first requests."""
+        closed, grown = self._receive_all(opening)
+        self._note_brk(self._start_brk + grown)
         if closed < 0:  # before v5.9, or a seccomp filter that does not know it
             for descriptor in map(int, os.listdir(f"/proc/{self.pid}/fd")):
                 if descriptor > LIFELINE:
                     self.syscall("close", descriptor)
-        if top != grown:
+        if grown != heap_pages * PAGE:
             limit = self.limit("DATA")[0]
             reason = (
                 f"brk() gave no heap of {heap_pages * PAGE:#x} bytes (RLIMIT_DATA is {limit:#x})"
@@ -243,10 +278,14 @@ class Specimen:
     def _stop(self, step: str) -> None:
         if self._ended is None:
             self._ended = SpecimenGone(self.pid, step, signal.SIGKILL, -1)
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes whoever waits for an answer
-        with self.undivided:
+        if not self.undivided.acquire(blocking=False):
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for an answer
+            self.undivided.acquire()
+        try:
             self._finalizer()
+        finally:
+            self.undivided.release()
 
     def _gone(self, step: str) -> SpecimenGone:
         """Return the error for a specimen that has ended, and end what is left of it."""
@@ -285,7 +324,7 @@ class Specimen:
             if not isinstance(argument, int) or not -(1 << 63) <= argument <= U64:
                 raise InputError(name, "is not a 64-bit argument", repr(argument)[:80],
                                  f"{-1 << 63:#x} to {U64:#x}")  # fmt: skip
-        return self._request_all([self._call(name, *arguments)])[0]
+        return self._request(self._call(name, *arguments))
 
     def syscall(self, name: str, *arguments: int) -> int:
         """Make a system call in the specimen and return its result.
@@ -300,81 +339,108 @@ class Specimen:
             raise SystemCallError(-result, name, arguments)
         return result
 
-    def _call(self, name: str, *arguments: int) -> tuple[int, Sequence[int], str]:
-        return syscalls.number(name, self.machine), arguments, call_text(name, arguments)
+    def _call(self, name: str, *arguments: int) -> Request:
+        return Request(syscalls.number(name, self.machine), arguments, name)
 
-    def _request_all(self, requests: Sequence[tuple[int, Sequence[int], str]]) -> list[int]:
+    def _request(self, request: Request) -> int:
+        """Send a request and return its answer."""
+        return self._request_all((request,))[0]
+
+    def _request_all(self, requests: Sequence[Request]) -> list[int]:
         """Send requests without waiting between them, then take their answers in order.
 
         Whatever goes wrong on the way, even an interruption, ends the specimen: requests and
         answers would no longer match.
         """
-        step = requests[0][2]
         with self.undivided:
-            self._require(step)
+            if self._ended is not None:  # its step is written only if it is needed
+                raise self._gone(requests[0].step)
             try:
-                first = self._sequence + 1
                 for request in requests:
-                    self._send(*request)
-                return [
-                    self._receive(step, first + number)
-                    for number, (_, _, step) in enumerate(requests)
-                ]
+                    self._send(request)
             except BaseException:
-                self._stop(step)
+                self._stop(requests[0].step)
                 raise
+            return self._receive_all(requests)
 
-    def _send(self, number: int, arguments: Sequence[int], step: str) -> None:
-        self._sequence += 1
-        words = [argument & U64 for argument in arguments] + [0] * (6 - len(arguments))
+    def _request_while(self, request: Request, work: Callable[[], R]) -> tuple[int, R]:
+        """Send a request, do some work meanwhile; return the answer and what the work gave."""
+        with self.undivided:
+            try:
+                self._send(request)
+            except BaseException:
+                self._stop(request.step)
+                raise
+            try:
+                done = work()
+            finally:
+                (answer,) = self._receive_all((request,))
+            return answer, done
+
+    def _receive_all(self, requests: Sequence[Request]) -> list[int]:
+        """Wait for the answers to what was sent last."""
+        first = self._sequence - len(requests) + 1
         try:
-            self._socket.settimeout(self.deadline)
-            self._socket.send(_REQUEST.pack(self._sequence, number & U64, *words))
-        except TimeoutError:
-            raise self._timeout(step) from None
-        except OSError:
-            raise self._gone(step) from None
+            return [
+                self._receive(request, first + number) for number, request in enumerate(requests)
+            ]
+        except BaseException:
+            self._stop(requests[0].step)
+            raise
 
-    def _receive(self, step: str, sequence: int) -> int:
+    def _send(self, request: Request) -> None:
+        self._sequence += 1
+        message = request.pack(self._sequence)
+        try:
+            spawn.send(self._socket, message, self.deadline)
+        except TimeoutError:
+            raise self._timeout(request.step) from None
+        except OSError:
+            raise self._gone(request.step) from None
+
+    def _receive(self, request: Request, sequence: int) -> int:
         """Wait for the answer to a request."""
-        answer = self._next_answer(step)
+        answer = self._next_answer(request)
         if answer is None:
-            raise self._gone(step)
+            raise self._gone(request.step)
         if answer[0] != sequence:
-            raise SpecimenChannelError(self.pid, step, _ANSWER.size)
+            raise SpecimenChannelError(self.pid, request.step, _ANSWER.size)
         return answer[1]
 
-    def _next_answer(self, step: str) -> tuple[int, int] | None:
+    def _next_answer(self, request: Request) -> tuple[int, int] | None:
         """Wait for the next answer, its sequence and result; None is the end of the channel."""
-        try:
-            answer = self._socket.recv(_REQUEST.size)
-        except TimeoutError:
-            raise self._timeout(step) from None
-        except OSError:
-            raise self._gone(step) from None
-        if len(answer) == _ANSWER.size:
-            sequence, result = _ANSWER.unpack(answer)
-            return sequence, result
-        if not answer and _hung_up(self._socket):
+        message = self._next_message(request)
+        if message is None:
             return None
-        raise SpecimenChannelError(self.pid, step, len(answer))
+        if len(message) != _ANSWER.size:
+            raise SpecimenChannelError(self.pid, request.step, len(message))
+        sequence, result = _ANSWER.unpack(message)
+        return sequence, result
 
-    def _part(self, part: str, step: str) -> bytes:
-        """Return the bytes of a file below /proc/PID.
+    def _next_message(self, request: Request) -> bytes | None:
+        """Wait for what the program sends next; None is the end of the channel."""
+        try:
+            message = spawn.receive(self._socket, _REQUEST.size, self.deadline)
+        except TimeoutError:
+            raise self._timeout(request.step) from None
+        except OSError:
+            raise self._gone(request.step) from None
+        if message or not _hung_up(self._socket):
+            return message
+        return None
+
+    def _members(self, step: str) -> dict[str, int]:
+        """Read the ten members in its stat.
 
         Raises SpecimenGone if the process is no more, SpecimenError if the kernel refuses.
         """
         try:
-            with open(f"/proc/{self.pid}/{part}", "rb", buffering=0) as file:
-                return file.read()
+            return parse_members(read_whole(f"/proc/{self.pid}/stat"))
         except OSError as error:
             if not self.alive:
                 raise self._gone(step) from None
-            reason = f"its /proc/PID/{part} cannot be read: {error.strerror}"
+            reason = f"its /proc/PID/stat cannot be read: {error.strerror}"
             raise SpecimenStartError(self.pid, "reading /proc", (reason,)) from error
-
-    def _stat(self, step: str) -> Stat:
-        return parse_stat(self._part("stat", step))
 
     # ---- memory -----------------------------------------------------------------------------
 
@@ -438,15 +504,6 @@ class Specimen:
                              f"at most {_SCRATCH:#x}")  # fmt: skip
         self.write(self._scratch, data)
         return self._scratch
-
-    def _place_and(self, data: bytes, name: str, *arguments: int) -> int:
-        """Put bytes into the scratch memory, make a call that reads them, return its raw result."""
-        spawn.write_all(self._exchange, data)
-        copy = self._call("pread64", EXCHANGE, self._scratch, len(data), 0)
-        copied, result = self._request_all([copy, self._call(name, *arguments)])
-        if copied != len(data):
-            raise SystemCallError(errno.EFAULT, "pread64", tuple(copy[1]))
-        return result
 
     def map(
         self,
@@ -625,28 +682,24 @@ class Specimen:
 
         Raises SystemCallError if execve refuses.
         """
-        step = "execve of its own program"
-        call = self._lay_out_execve("/proc/self/exe", arguments, environment)
-        # A success has no answer: the new program waits for a request. So ask something more; the
-        # answer that arrives first is that of a failed execve, or of getppid by the new program.
+        execve = self._execve("/proc/self/exe", arguments, environment, "its own program")
+        opening = self._opening(heap_pages)
         try:
-            self._send(syscalls.number("execve", self.machine), call, step)
-            self._send(syscalls.number("getppid", self.machine), (), step)
-            answer = self._next_answer(step)
-            if answer is None:
-                raise self._gone(step)
-            refused = answer[0] == self._sequence - 1
-            if refused:
-                self._receive(step, self._sequence)
-            elif answer[0] != self._sequence:
-                raise SpecimenChannelError(self.pid, step, _ANSWER.size)
+            self._send(execve)
+            message = self._next_message(execve)
+            # A success has no answer, but the greeting of the new program.
+            if message is None or len(message) != _ANSWER.size:
+                self._greet(message, execve)
+                for request in opening:
+                    self._send(request)
+                message = b""
         except BaseException:
-            self._stop(step)
+            self._stop(execve.step)
             raise
-        if refused:
-            raise SystemCallError(-answer[1], "execve", call)
-        self.exe_changed = False
-        self._settle(heap_pages)
+        if message:
+            raise SystemCallError(-_ANSWER.unpack(message)[1], "execve", tuple(execve.arguments))
+        self.exe_changed, self.moved = False, frozenset()
+        self._settle(opening, heap_pages)
 
     @_undivided
     def execute(
@@ -659,22 +712,21 @@ class Specimen:
         Raises SystemCallError if execve refuses, SpecimenGone if the kernel begins to load the
         program and cannot finish.
         """
-        step = f"execve of {path}"
-        call = self._lay_out_execve(path, arguments, environment)
+        execve = self._execve(path, arguments, environment, path)
         self._close_on_exec(FD_CLOEXEC)
         try:
-            self._send(syscalls.number("execve", self.machine), call, step)
-            answer = self._next_answer(step)
+            self._send(execve)
+            answer = self._next_answer(execve)
             if answer is None and self._was_killed():
-                raise self._gone(step)
+                raise self._gone(execve.step)
         except BaseException:
-            self._stop(step)
+            self._stop(execve.step)
             raise
         if answer is not None:
             self._close_on_exec(0)
-            raise SystemCallError(-answer[1], "execve", call)
+            raise SystemCallError(-answer[1], "execve", tuple(execve.arguments))
         # End of file says that execve closed the channel: a success.
-        self._ended = SpecimenGone(self.pid, step, -1, -1)
+        self._ended = SpecimenGone(self.pid, execve.step, -1, -1)
 
     def _close_on_exec(self, flag: int) -> None:
         for descriptor in (CHANNEL, EXCHANGE):
@@ -693,10 +745,10 @@ class Specimen:
                     return False
         return spawn.how_it_ended(self._pidfd, 0)[0] > 0
 
-    def _lay_out_execve(
-        self, path: str, arguments: Sequence[bytes], environment: Sequence[bytes]
-    ) -> tuple[int, int, int]:
-        """Lay out path, argv and envp in the scratch memory; return execve's arguments."""
+    def _execve(
+        self, path: str, arguments: Sequence[bytes], environment: Sequence[bytes], what: str
+    ) -> Request:
+        """Lay out path, argv and envp in the scratch memory; return the call of execve."""
         spawn.check_texts(arguments, environment)
         strings = [_name("path", path), *arguments, *environment]
         block, addresses = bytearray(), []
@@ -708,7 +760,8 @@ class Specimen:
         pointers = [*addresses[1 : 1 + len(arguments)], 0, *addresses[1 + len(arguments) :], 0]
         envp = argv + 8 * (len(arguments) + 1)
         self.place(bytes(block) + struct.pack(f"<{len(pointers)}Q", *pointers))
-        return addresses[0], argv, envp
+        call = self._call("execve", addresses[0], argv, envp)
+        return call._replace(label=f"execve of {what}")
 
     # ---- the call -----------------------------------------------------------------------------
 
@@ -725,7 +778,11 @@ class Specimen:
         call = (PR_SET_MM, Operation.MAP)
         if pointer is not None:
             return -self.attempt("prctl", *call, pointer, size, arg5)
-        answer = -self._place_and(new.pack(), "prctl", *call, self._scratch, size, arg5)
+        cargo = self._buffer + _REQUEST.size
+        make = self._call("prctl", *call, cargo, size, arg5)
+        made, brk = self._request_all((make._replace(cargo=new.pack()), self._call("brk", 0)))
+        self._note_brk(brk)
+        answer = -made
         self.exe_changed |= answer == 0 and new.exe_fd != NO_EXE
         return answer
 
@@ -733,8 +790,8 @@ class Specimen:
     def set_maps(self, maps: bytes) -> bytes:
         """Make the call for an array of packed maps and return one errno byte for each.
 
-        The array is shared with the specimen for the time of the batch; each map that is accepted
-        takes effect, the last one stays.
+        The array is shared with the specimen, part by part, for the time of the batch; each map
+        that is accepted takes effect, the last one stays.
 
         Raises InputError if the length is not a multiple of 104.
         """
@@ -742,17 +799,48 @@ class Specimen:
         if rest or not count:
             raise InputError("maps", "bytes are no array of maps", hex(len(maps)),
                              f"a multiple of {MAP_SIZE:#x} above 0")  # fmt: skip
-        length = -(-(len(maps) + count) // PAGE) * PAGE
+        part = min(count, _AT_A_TIME)
+        half = -(-part * (MAP_SIZE + 1) // PAGE) * PAGE
+        length = half if part == count else 2 * half
         try:
             os.ftruncate(self._exchange, length)
-            spawn.write_all(self._exchange, maps)
             array = self.map(length, shared=True, descriptor=EXCHANGE)
-            batch = (array, count, array + len(maps))
-            self._request_all([(_BATCH, batch, f"a batch of {count} maps")])
+            errnos = self._batches(maps, array, half)
             self.unmap(array, length)
-            return os.pread(self._exchange, count, len(maps))
+            return errnos
         finally:
             self._shrink_exchange()
+
+    def _batches(self, maps: bytes, array: int, half: int) -> bytes:
+        """Have the calls made in two halves of the array: one is filled while the other is used."""
+        label = f"a batch of {len(maps) // MAP_SIZE} maps"
+        view, errnos = memoryview(maps), bytearray()
+        under_way: deque[tuple[Request, int]] = deque()
+
+        def collect() -> None:
+            request, sequence = under_way.popleft()
+            self._receive(request, sequence)
+            _, count, place = request.arguments
+            errnos.extend(os.pread(self._exchange, count, place - array))
+
+        try:
+            for number, start in enumerate(range(0, len(maps), _AT_A_TIME * MAP_SIZE)):
+                if len(under_way) == 2:
+                    collect()
+                part = view[start : start + _AT_A_TIME * MAP_SIZE]
+                offset = number % 2 * half
+                spawn.write_all(self._exchange, part, offset)
+                first = array + offset
+                batch = (first, len(part) // MAP_SIZE, first + len(part))
+                request = Request(_BATCH, batch, "", label=label)
+                self._send(request)
+                under_way.append((request, self._sequence))
+            while under_way:
+                collect()
+        except BaseException:
+            self._stop(label)
+            raise
+        return bytes(errnos)
 
     @_undivided
     def current_map(self) -> PrctlMmMap:
@@ -760,7 +848,26 @@ class Specimen:
 
         Raises SpecimenError if its stat cannot be read, SpecimenGone if it ended.
         """
-        return PrctlMmMap(**self._stat("current_map()").members, brk=self.brk())
+        step = "current_map()"
+        brk, members = self._brk_while(step, lambda: self._members(step))
+        return PrctlMmMap(**members, brk=brk)
+
+    def _note_brk(self, brk: int) -> None:
+        """Note where the heap ends: only a request can change it."""
+        self._noted_brk = self._sequence, brk
+
+    def _brk_while(self, step: str, work: Callable[[], R]) -> tuple[int, R]:
+        """Return where the heap ends, and what some work gave that is done meanwhile."""
+        sequence, brk = self._noted_brk
+        if sequence == self._sequence:
+            done = work()
+            if not self.alive:
+                raise self._gone(step)
+        else:
+            ask = self._call("brk", 0)._replace(label=step)
+            brk, done = self._request_while(ask, work)
+            self._note_brk(brk)
+        return brk, done
 
     @_undivided
     def release_executable(self) -> None:
@@ -784,20 +891,24 @@ class Specimen:
             self.protect(copy, vma.size, vma.permissions[:3])
             flags = MREMAP_MAYMOVE | MREMAP_FIXED
             self.syscall("mremap", copy, vma.size, vma.size, flags, vma.start)
+            self.moved |= {vma.start}
 
     def snapshot(self, *, smaps: bool = False) -> Snapshot:
         """Read everything /proc says about the specimen, and ask it for its brk.
 
         Raises SpecimenGone if it has ended.
         """
+        step = "snapshot()"
         with self.undivided:
             if not self.alive:
-                raise self._gone("snapshot()")
+                raise self._gone(step)
             try:
-                snapshot = read_snapshot(self.pid, smaps=smaps)
+                if self._ended is not None:  # it became another program
+                    return Snapshot.of(read_parts(self.pid, smaps=smaps))
+                brk, parts = self._brk_while(step, lambda: read_parts(self.pid, smaps=smaps))
+                return Snapshot.of(parts, brk)
             except InputError:
-                raise self._gone("snapshot()") from None
-            return replace(snapshot, brk=None if self._ended else self.brk())
+                raise self._gone(step) from None
 
 
 def require_supported_system() -> None:

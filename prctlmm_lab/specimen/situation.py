@@ -15,9 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from prctlmm_lab.kernel.abi import MAP_SIZE, NO_EXE, U64, PrctlMmMap
+from prctlmm_lab.errors import SystemCallError
+from prctlmm_lab.kernel.abi import MAP_SIZE, NO_EXE, U64, Operation, PrctlMmMap
 from prctlmm_lab.kernel.effects import Memory
-from prctlmm_lab.kernel.facts import CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN
+from prctlmm_lab.kernel.facts import CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN, CAP_SYS_RESOURCE
+from prctlmm_lab.kernel.legacy import MemberSituation, replaced
 from prctlmm_lab.kernel.procfs import Snapshot, Unreadable, Vma
 from prctlmm_lab.kernel.rules import ExeFile, Situation
 from prctlmm_lab.specimen.process import MAP_PRIVATE, PAGE, PROT, Specimen
@@ -26,6 +28,8 @@ _O_PATH = 0o10000000
 _F_GETFL, _F_SETLEASE, _F_RDLCK, _F_UNLCK = 3, 1024, 0, 2
 _ST_NOEXEC = 8
 _AT_EMPTY_PATH, _AT_EACCESS, _AT_EXECVE_CHECK = 0x1000, 0x200, 0x10000
+_INITIAL_USER_NAMESPACE = 0xEFFFFFFD
+"""Its inode in /proc, always the same (include/linux/proc_ns.h, v3.8 to v7.3)."""
 
 
 def situation_of(
@@ -54,6 +58,45 @@ def situation_of(
         )
 
 
+def member_situation_of(
+    specimen: Specimen, operation: int, value: int, *, size: int = 0, arg5: int = 0
+) -> MemberSituation:
+    """Gather what decides over a call of another operation than MAP, just before it is made.
+
+    Raises SpecimenError if the specimen ends meanwhile.
+    """
+    with specimen.undivided:
+        new = replaced(specimen.current_map(), operation, value, size)
+        snapshot = specimen.snapshot()
+        return MemberSituation(
+            **vars(situation_of(specimen, new, size=size, arg5=arg5)),
+            operation=operation,
+            value=value,
+            sys_resource=may_set_members(snapshot),
+            vma_above=any(v.end > value for v in snapshot.vmas if v.label != "[vsyscall]"),
+            size_writable=operation != Operation.MAP_SIZE or _is_writable(specimen, value, 4),
+        )
+
+
+def may_set_members(snapshot: Snapshot) -> bool:
+    """Tell whether the process holds CAP_SYS_RESOURCE in the initial user namespace."""
+    if not capabilities(snapshot) >> CAP_SYS_RESOURCE & 1:
+        return False
+    try:
+        return os.stat(f"/proc/{snapshot.pid}/ns/user").st_ino == _INITIAL_USER_NAMESPACE
+    except OSError:
+        return False
+
+
+def _is_writable(specimen: Specimen, address: int, length: int) -> bool:
+    """Ask the kernel to write what is there already."""
+    try:
+        specimen.write(address, specimen.read(address, length))
+    except SystemCallError:
+        return False
+    return True
+
+
 def memory_of(specimen: Specimen, new: PrctlMmMap, before: Snapshot) -> Memory:
     """Gather what the call and later reads of /proc will find in the specimen's memory.
 
@@ -70,11 +113,11 @@ def memory_of(specimen: Specimen, new: PrctlMmMap, before: Snapshot) -> Memory:
         return Memory(
             parts=parts,
             grows_down=_grows_down(specimen),
+            moved=specimen.moved,
             vector=vector,
-            exe_link=_link(specimen, new.exe_fd),
+            exe_link=link_of(specimen, new.exe_fd),
             unknown=specimen.own_memory,
             reader_stack_limit=_own_limit(resource.RLIMIT_STACK),
-            reader_size_limit=_own_limit(resource.RLIMIT_AS),
             most_at_once=_most_at_once(),
         )
 
@@ -90,9 +133,7 @@ def _shown_ranges(new: PrctlMmMap, before: Snapshot) -> Iterator[tuple[int, int]
         yield before.members["arg_end"] - 1, before.members["arg_end"]
 
 
-def _overlaps(
-    vmas: Iterable[Vma], ranges: Iterable[tuple[int, int]]
-) -> Iterator[tuple[int, int]]:
+def _overlaps(vmas: Iterable[Vma], ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Yield the parts of anonymous, readable VMAs that lie in any of the ranges, once each."""
     sorted_ranges = sorted((start, end) for start, end in ranges if start < end)
     for vma in vmas:
@@ -116,7 +157,8 @@ def _grows_down(specimen: Specimen) -> frozenset[int]:
     return frozenset({stack.end} if stack else ())
 
 
-def _link(specimen: Specimen, descriptor: int) -> str:
+def link_of(specimen: Specimen, descriptor: int) -> str:
+    """Return what the link of a descriptor reads, "" for one that is not open."""
     if descriptor == NO_EXE:
         return ""
     try:

@@ -1,7 +1,8 @@
 """Start the specimen's process, and end it: what lies around the requests.
 
 It starts in a session of its own, with three descriptors besides /dev/null, and every signal at its
-default. Nothing of it outlives `end`: no process, no zombie, no descriptor, no file.
+default. Nothing of it outlives `end`: no process, no zombie, no descriptor, no file. Only the
+program, a file in memory, stays open for the specimens to come: see `open_program`.
 """
 
 from __future__ import annotations
@@ -27,19 +28,35 @@ CHANNEL, EXCHANGE, LIFELINE = 3, 4, 5
 """The specimen's descriptors: the socket of requests, the memory file of contents, and a pipe whose
 other end we hold: when it closes, however we end, the kernel kills the specimen."""
 
+LOOKS = 50
+"""How often we look for what comes within microseconds before we sleep: to be woken takes longer.
+Each look lets others run."""
+
+F_SETSIG = 10
 MFD_NOEXEC_SEAL, MFD_EXEC = 0x08, 0x10
 """Flags of memfd_create since v6.3 (commit 105ff5339f49); EINVAL before."""
 
-_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_SIGNALS = tuple(map(int, signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
 """Every signal that a process can ignore."""
+
+_STANDARD = [
+    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
+    (os.POSIX_SPAWN_DUP2, 0, 1),
+    (os.POSIX_SPAWN_DUP2, 0, 2),
+]
+"""Its standard input, output and error."""
 
 
 def start(
-    build: str, arguments: Sequence[bytes], environment: Sequence[bytes]
+    build: str,
+    arguments: Sequence[bytes],
+    environment: Sequence[bytes],
+    requests: Sequence[bytes],
 ) -> tuple[int, int, socket.socket, tuple[int, int]]:
     """Start the program; return its pid, a pidfd, our end of the channel, and two descriptors.
 
-    They are the exchange file and our end of the lifeline.
+    They are the exchange file and our end of the lifeline. The requests wait in the channel, so
+    that the program serves them at once.
 
     Raises SpecimenStartError if no way to start it works here.
     """
@@ -47,6 +64,8 @@ def start(
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         undo.callback(ours.close)
         with theirs:
+            for request in requests:
+                ours.send(request)
             exchange = _exchange_file()
             undo.callback(os.close, exchange)
             its_end, lifeline = os.pipe2(os.O_CLOEXEC)
@@ -54,20 +73,32 @@ def start(
             try:
                 given = (theirs.fileno(), exchange, its_end)
                 pid = _spawn(build, given, arguments, environment)
+                pidfd = _tie(pid, its_end)
             finally:
                 os.close(its_end)
-        try:
-            pidfd = os.pidfd_open(pid)
-        except BaseException as error:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
-                os.waitpid(pid, 0)
-            if isinstance(error, OSError):
-                reasons = (f"pidfd_open: {error.strerror}",)
-                raise SpecimenStartError(pid, "pidfd_open", reasons) from error
-            raise
         undo.pop_all()
     return pid, pidfd, ours, (exchange, lifeline)
+
+
+def _tie(pid: int, its_end: int) -> int:
+    """Let the specimen's life hang on the lifeline, and return a pidfd of it.
+
+    Input or the end of the lifeline is a SIGKILL, even to one that sleeps or is stopped; end of
+    file on the channel ends only one that waits for a request.
+    """
+    try:
+        fcntl.fcntl(its_end, F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(its_end, fcntl.F_SETOWN, pid)
+        fcntl.fcntl(its_end, fcntl.F_SETFL, os.O_ASYNC)
+        return os.pidfd_open(pid)
+    except BaseException as error:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
+            os.waitpid(pid, 0)
+        if isinstance(error, OSError):
+            reasons = (f"pidfd_open: {error.strerror}",)
+            raise SpecimenStartError(pid, "pidfd_open", reasons) from error
+        raise
 
 
 def end(owner: int, pidfd: int, channel: socket.socket, descriptors: tuple[int, int]) -> None:
@@ -75,20 +106,30 @@ def end(owner: int, pidfd: int, channel: socket.socket, descriptors: tuple[int, 
 
     In a process that was forked from `owner` it only closes: the specimen is not its own.
     """
+    is_own = os.getpid() == owner
     try:
+        if is_own:
+            with contextlib.suppress(OSError):  # gone, or another user's program after execve
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         channel.close()
-        if os.getpid() != owner:
-            return
-        with contextlib.suppress(OSError):  # gone, or another user's program after execve
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        deadline = time.monotonic() + 10
-        with contextlib.suppress(ChildProcessError):
-            while os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is None:
-                if not readable(pidfd, max(0.0, deadline - time.monotonic())):
-                    break
-    finally:
-        for descriptor in (pidfd, *descriptors):
+        for descriptor in descriptors:
             os.close(descriptor)
+        if is_own:
+            _reap(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def _reap(pidfd: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        for _ in range(LOOKS):
+            if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is not None:
+                return
+            os.sched_yield()
+        deadline = time.monotonic() + 10
+        while readable(pidfd, deadline - time.monotonic()):
+            if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is not None:
+                return
 
 
 def how_it_ended(pidfd: int, seconds: float) -> tuple[int, int]:
@@ -106,16 +147,47 @@ def how_it_ended(pidfd: int, seconds: float) -> tuple[int, int]:
 
 def readable(descriptor: int, seconds: float) -> bool:
     """Wait until a descriptor has something to say; of a pidfd, that its process has ended."""
+    return _wait_for(descriptor, select.POLLIN, seconds)
+
+
+def _wait_for(descriptor: int, event: int, seconds: float) -> bool:
     poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
+    poll.register(descriptor, event)
+    return bool(poll.poll(max(0.0, seconds) * 1000))
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all bytes to the start of a file."""
-    view, offset = memoryview(data), 0
-    while offset < len(view):
-        offset += os.pwrite(descriptor, view[offset:], offset)
+def send(channel: socket.socket, message: bytes, seconds: float) -> None:
+    """Send a message, waiting for room in the channel; raise TimeoutError if none comes."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            channel.send(message, socket.MSG_DONTWAIT)
+            return
+        except BlockingIOError:
+            if not _wait_for(channel.fileno(), select.POLLOUT, deadline - time.monotonic()):
+                raise TimeoutError from None
+
+
+def receive(channel: socket.socket, size: int, seconds: float) -> bytes:
+    """Take the next message, b"" at the end of the channel; raise TimeoutError if none comes."""
+    for _ in range(LOOKS):
+        try:
+            return channel.recv(size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            os.sched_yield()
+    deadline = time.monotonic() + seconds
+    while readable(channel.fileno(), deadline - time.monotonic()):
+        with contextlib.suppress(BlockingIOError):
+            return channel.recv(size, socket.MSG_DONTWAIT)
+    raise TimeoutError
+
+
+def write_all(descriptor: int, data: bytes | memoryview, offset: int = 0) -> None:
+    """Write all bytes to a file, from an offset on."""
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(descriptor, view, offset)
+        view, offset = view[done:], offset + done
 
 
 def can_be_given(arguments: Sequence[bytes], environment: Sequence[bytes]) -> bool:
@@ -151,23 +223,23 @@ def _spawn(
 
     `given` are ours that become CHANNEL, EXCHANGE and LIFELINE.
     """
-    program = binary_path(build, platform.machine()).read_bytes()
     variables = dict(entry.split(b"=", 1) for entry in environment)
     reasons = []
     with ExitStack() as stack:
-        # Above 9, so that no dup2 below can close what the next one needs.
-        sources = [_duplicate(stack, descriptor) for descriptor in given]
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        stack.callback(os.close, null)
-        moves = list(zip((null, null, null, *sources), range(LIFELINE + 1), strict=True))
-        for description, executable in _executables(f"specimen-{build}", program):
+        # In this order no move closes what a later one needs.
+        numbers = range(CHANNEL, LIFELINE + 1)
+        moves = [
+            (os.POSIX_SPAWN_DUP2, _at_least(number, descriptor, stack), number)
+            for descriptor, number in zip(given, numbers, strict=True)
+        ]
+        for description, executable in _executables(build):
             try:
                 with executable as path:
                     return os.posix_spawn(
                         path,
                         list(arguments),
                         variables,
-                        file_actions=[(os.POSIX_SPAWN_DUP2, old, new) for old, new in moves],
+                        file_actions=[*_STANDARD, *moves],
                         setsid=True,  # so that interrupting a cell does not reach it
                         setsigmask=[],
                         setsigdef=_SIGNALS,
@@ -184,22 +256,29 @@ def _why(error: OSError) -> str:
     return str(error.strerror)
 
 
-def _duplicate(stack: ExitStack, descriptor: int) -> int:
-    high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+def _at_least(lowest: int, descriptor: int, stack: ExitStack) -> int:
+    """Return the descriptor, or a duplicate of it above all that the specimen is given."""
+    if descriptor >= lowest:
+        return descriptor
+    high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, LIFELINE + 1)
     stack.callback(os.close, high)
     return high
 
 
-def _executables(name: str, program: bytes) -> Iterator[tuple[str, AbstractContextManager[str]]]:
+def _executables(build: str) -> Iterator[tuple[str, AbstractContextManager[str]]]:
     """Yield ways to name the program to execve, the best first, each with its clean-up.
 
     A memory file first: it works where temporary folders are noexec or read-only, and its name
     says nothing about the machine. A file where the system forbids executing memory files
     (sysctl vm.memfd_noexec).
     """
-    yield "a memory file", _memory_file(name, program)
+    yield "a memory file", _memory_file(build)
     for folder in _folders():
-        yield f"a file in {folder}", _temporary_file(folder, program)
+        yield f"a file in {folder}", _temporary_file(folder, _program(build))
+
+
+def _program(build: str) -> bytes:
+    return binary_path(build, platform.machine()).read_bytes()
 
 
 def _folders() -> Iterator[str]:
@@ -213,14 +292,47 @@ def _folders() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _memory_file(name: str, contents: bytes) -> Iterator[str]:
-    descriptor = _memfd(name, MFD_EXEC)
+def _memory_file(build: str) -> Iterator[str]:
+    yield f"/proc/self/fd/{open_program(build)}"
+
+
+def open_program(build: str) -> int:
+    """Return a descriptor of the program in memory, which stays open for the next specimens.
+
+    There is one for each build; nobody can change the file. If somebody closed the descriptor, or
+    its number means another file now, a new one is made.
+
+    Raises OSError where memory files are forbidden.
+    """
+    if build in _programs:
+        descriptor, identity = _programs[build]
+        with contextlib.suppress(OSError):
+            if _identity(descriptor) == identity:
+                return descriptor
+    low = _memfd(f"specimen-{build}", MFD_EXEC | os.MFD_ALLOW_SEALING)
+    try:
+        # Not one of the numbers that the specimen's own descriptors take before execve.
+        descriptor = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, LIFELINE + 1)
+    finally:
+        os.close(low)
     try:
         os.fchmod(descriptor, 0o555)
-        write_all(descriptor, contents)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
+        write_all(descriptor, _program(build))
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
         os.close(descriptor)
+        raise
+    _programs[build] = descriptor, _identity(descriptor)
+    return descriptor
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
+
+
+_programs: dict[str, tuple[int, tuple[int, int]]] = {}
 
 
 @contextlib.contextmanager
@@ -243,7 +355,7 @@ def _memfd(name: str, flag: int) -> int:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        return os.memfd_create(name, os.MFD_CLOEXEC)
+        return os.memfd_create(name, os.MFD_CLOEXEC | (flag & os.MFD_ALLOW_SEALING))
 
 
 def _exchange_file() -> int:

@@ -1,16 +1,24 @@
 /*
  * The specimen's whole program, ELF headers included.
  *
- * It serves requests that arrive on descriptor 3, a SOCK_SEQPACKET socket. A request is eight words:
+ * It names itself and sends a greeting on descriptor 3, a SOCK_SEQPACKET socket: four words, so that
+ * nobody has to look for them in /proc:
+ *
+ *     0, the address of its buffer, that of its first instruction, and where the heap ends
+ *
+ * Then it serves requests that arrive there. A request is eight words, and up to 128 bytes of cargo
+ * that lie behind them in the buffer, at a known address, while the request is served:
  *
  *     sequence, number, argument 0 .. argument 5
  *
  * The answer is two words: the same sequence, and what the kernel left in rax. The sequence lets the
- * other side notice that bytes on the channel are not an answer. Two kinds of request exist:
+ * other side notice that bytes on the channel are not an answer. Three kinds of request exist:
  *
  *     number >= 0   make that system call with the six arguments
  *     number = -1   make the call prctl(PR_SET_MM, PR_SET_MM_MAP, map, 104, 0) for an array of maps:
  *                   argument 0 is the array, 1 how many, 2 where to store one errno byte for each
+ *     number = -2   move the end of the heap by argument 0 bytes; the answer is how far it moved.
+ *                   This can be asked for before anybody knows where the heap is
  *
  * End of file on the channel means exit: the specimen cannot outlive the process that owns it.
  *
@@ -25,14 +33,20 @@
         .set    PAGE, 0x1000
         .set    SYS_read, 0
         .set    SYS_write, 1
+        .set    SYS_brk, 12
         .set    SYS_prctl, 157
         .set    SYS_exit_group, 231
         .set    PR_SET_MM, 35
         .set    PR_SET_MM_MAP, 14
         .set    MAP_SIZE, 104
+        .set    PR_SET_NAME, 15
         .set    REQUEST, 64
+        .set    CARGO, 128
+        .set    SCRATCH, 16 * PAGE
         .set    ANSWER, 16
+        .set    GREETING, 32
         .set    BATCH, -1
+        .set    GROW, -2
         .if PIE
         .set    BASE, 0
         .set    TYPE, 3                 /* ET_DYN */
@@ -80,21 +94,43 @@ headers_end:
 code:
         .globl  _start
 _start:
-        sub     $REQUEST, %rsp          /* the buffer, below argc and argv */
+        sub     $REQUEST + CARGO, %rsp  /* the buffer, below argc and argv */
         and     $-16, %rsp
+
+        mov     $SYS_prctl, %eax
+        mov     $PR_SET_NAME, %edi
+        lea     name(%rip), %rsi
+        syscall
+
+        lea     -SCRATCH(%rsp), %rax    /* where the other side puts what calls read: resident */
+        and     $-PAGE, %rax            /* from now on, so that no first use shows in statm */
+        movb    $0, (%rax)
+
+        movq    $0, (%rsp)
+        mov     %rsp, 8(%rsp)
+        lea     _start(%rip), %rax
+        mov     %rax, 16(%rsp)
+        xor     %edi, %edi
+        mov     $SYS_brk, %eax
+        syscall
+        mov     %rax, 24(%rsp)
+        mov     $GREETING, %edx
+        jmp     send
 
 next_request:
         mov     $SYS_read, %eax
         mov     $CHANNEL, %edi
         mov     %rsp, %rsi
-        mov     $REQUEST, %edx
+        mov     $REQUEST + CARGO, %edx
         syscall
-        cmp     $REQUEST, %rax          /* 0 is end of file; anything else is no request */
-        jne     finish
+        cmp     $REQUEST, %rax          /* 0 is end of file; anything less is no request */
+        jl      finish
 
         mov     8(%rsp), %rax
         cmp     $BATCH, %rax
         je      batch
+        cmp     $GROW, %rax
+        je      grow
 
         mov     16(%rsp), %rdi
         mov     24(%rsp), %rsi
@@ -106,12 +142,13 @@ next_request:
 
 answer:
         mov     %rax, 8(%rsp)
+        mov     $ANSWER, %edx
+send:
         mov     $SYS_write, %eax
         mov     $CHANNEL, %edi
         mov     %rsp, %rsi
-        mov     $ANSWER, %edx
         syscall
-        cmp     $ANSWER, %rax
+        cmp     %rdx, %rax
         je      next_request
 
 finish:
@@ -143,6 +180,22 @@ next_map:
 batch_end:
         xor     %eax, %eax
         jmp     answer
+
+/* Move the end of the heap, wherever it is; brk() refuses by answering with the present end. */
+grow:
+        xor     %edi, %edi
+        mov     $SYS_brk, %eax
+        syscall
+        mov     %rax, %r12
+        mov     %rax, %rdi
+        add     16(%rsp), %rdi
+        mov     $SYS_brk, %eax
+        syscall
+        sub     %r12, %rax
+        jmp     answer
+
+name:
+        .asciz  "specimen"
 code_end:
 
 /* ---- the data: file-backed memory, for experiments that point at it ------------------------ */

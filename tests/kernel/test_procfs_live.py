@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
 import pytest
 
 from prctlmm_lab.errors import InputError
-from prctlmm_lab.kernel.procfs import LIMIT_NAMES, Limit, Unreadable, Vma, read_snapshot
+from prctlmm_lab.kernel.procfs import LIMIT_NAMES, Limit, Snapshot, Unreadable, Vma, read_snapshot
 from prctlmm_lab.specimen.process import PR_SET_NAME, RESOURCES, Specimen
 from tests.conftest import StartSpecimen
 from tests.needs import needs_ordinary_user, needs_root, needs_tool, skip_unless
@@ -123,6 +126,39 @@ def test_a_program_with_a_hostile_name(start_specimen: StartSpecimen, tmp_path: 
     assert str(program) in {vma.path for vma in snapshot.vmas}
 
 
+# ---- parsed late ----------------------------------------------------------------------------
+
+
+def test_a_name_in_doubt_is_what_it_was_at_the_moment(specimen: Specimen, tmp_path: Path) -> None:
+    before, _ = mapped(specimen, os.fsencode(tmp_path / "x (deleted)"))
+    there = specimen.snapshot(smaps=True)
+    os.rename(tmp_path / "x (deleted)", tmp_path / "kept")
+    (tmp_path / "x (deleted)").write_bytes(b"another")
+    moved = specimen.snapshot(smaps=True)
+    os.unlink(tmp_path / "kept")
+    for snapshot in (there, moved):
+        vma = snapshot.vma_at(before.start)
+        assert vma is not None
+        path = tmp_path / ("x (deleted)" if snapshot is there else "kept")
+        assert (vma.path, vma.deleted) == (str(path), False)
+        assert isinstance(snapshot.smaps, tuple)
+        assert vma in [area for area, _ in snapshot.smaps]
+
+
+def test_a_snapshot_is_the_same_whenever_it_is_parsed(specimen: Specimen) -> None:
+    snapshot = specimen.snapshot(smaps=True)
+    early = pickle.loads(pickle.dumps(snapshot))  # noqa: S301
+    names = [field.name for field in fields(Snapshot)]
+    whole = Snapshot(**{name: getattr(snapshot, name) for name in names})
+    late = pickle.loads(pickle.dumps(snapshot))  # noqa: S301
+    assert early == snapshot == whole == late == copy.deepcopy(snapshot)
+    assert repr(early) == repr(whole)
+    assert replace(early, brk=None) == replace(whole, brk=None) != whole
+    assert snapshot.maps is snapshot.maps
+    with pytest.raises(FrozenInstanceError):
+        snapshot.maps = ()  # type: ignore[misc]
+
+
 # ---- other sources --------------------------------------------------------------------------
 
 
@@ -190,7 +226,7 @@ def test_stat_of_an_own_address_space_says_where_its_parts_are(specimen: Specime
     assert argc == 1
     assert specimen.read(stat["start_data"], 9) == b"This text"
     assert stat["end_data"] - stat["start_data"] == 72
-    assert specimen.read(stat["start_code"], 3) == b"\x48\x83\xec"  # sub $64, %rsp
+    assert specimen.read(stat["start_code"], 3) == b"\x48\x81\xec"  # sub $192, %rsp
     stack = snapshot.vma_at(stat["start_stack"])
     assert stack is not None
     assert stack.label == "[stack]"

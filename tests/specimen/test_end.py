@@ -28,7 +28,7 @@ from prctlmm_lab.errors import (
     UnsupportedSystem,
 )
 from prctlmm_lab.kernel.procfs import Unreadable
-from prctlmm_lab.specimen.process import PAGE, Specimen
+from prctlmm_lab.specimen.process import PAGE, Request, Specimen
 from prctlmm_lab.specimen.spawn import CHANNEL
 from tests.conftest import StartSpecimen, children, descriptors, left_behind
 from tests.needs import needs_tool
@@ -175,10 +175,9 @@ def test_one_that_exits(specimen: Specimen) -> None:
 
 
 def test_one_whose_batch_answers_cannot_be_stored(specimen: Specimen) -> None:
+    array = specimen.place(bytes(104))
     with pytest.raises(SpecimenGone, match="was killed by SIGSEGV at a batch of 1 maps"):
-        specimen._request_all(
-            [((1 << 64) - 1, (specimen.place(bytes(104)), 1, 0), "a batch of 1 maps")]
-        )
+        specimen._request(Request((1 << 64) - 1, (array, 1, 0), "", label="a batch of 1 maps"))
 
 
 def test_one_that_somebody_else_reaped(specimen: Specimen) -> None:
@@ -213,7 +212,7 @@ def test_one_that_is_stopped(build: str, start_specimen: StartSpecimen) -> None:
         lambda s: s.restart([b"x"], []),
         lambda s: s.execute("/bin/true", [b"true"]),
         lambda s: s.set_maps(bytes(104)),
-        lambda s: s.snapshot(),
+        lambda s: s.brk(),
     ],
 )
 def test_nothing_waits_for_one_that_is_stopped(
@@ -225,6 +224,17 @@ def test_nothing_waits_for_one_that_is_stopped(
     with pytest.raises(SpecimenTimeout):
         action(specimen)
     assert not specimen.alive
+
+
+def test_one_that_is_stopped_is_seen_all_the_same(start_specimen: StartSpecimen) -> None:
+    specimen = start_specimen(deadline=SHORT)
+    own = specimen.current_map()
+    os.kill(specimen.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, specimen.pid, os.WSTOPPED | os.WNOWAIT)
+    snapshot = specimen.snapshot()  # nothing was told since its brk was heard
+    assert not isinstance(snapshot.stat, Unreadable)
+    assert snapshot.stat.state == "T"
+    assert snapshot.brk == own.brk
 
 
 def test_one_that_is_stopped_can_be_ended(specimen: Specimen) -> None:
@@ -277,9 +287,8 @@ def test_an_empty_message_is_not_the_end(specimen: Specimen) -> None:
 
 def test_a_flood_is_noticed_by_the_next_request(specimen: Specimen) -> None:
     text = specimen.place(b"\xff" * 16)
-    number, arguments, step = specimen._call("write", CHANNEL, text, 16)
     with pytest.raises(SpecimenChannelError):
-        specimen._request_all([(number, arguments, step)] * 20)
+        specimen._request_all([specimen._call("write", CHANNEL, text, 16)] * 20)
 
 
 def test_one_that_closes_its_channel(specimen: Specimen) -> None:
@@ -316,14 +325,14 @@ def test_an_interruption_ends_it(
 def test_an_interruption_while_it_executes_ends_it(
     specimen: Specimen, monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
-    original = specimen._next_answer
+    original = specimen._next_message
 
-    def interrupt(step: str) -> tuple[int, int] | None:
-        if step.startswith("execve"):
+    def interrupt(request: Request) -> bytes | None:
+        if request.step.startswith("execve"):
             raise KeyboardInterrupt
-        return original(step)
+        return original(request)
 
-    monkeypatch.setattr(specimen, "_next_answer", interrupt)
+    monkeypatch.setattr(specimen, "_next_message", interrupt)
     arguments = {"restart": ([b"x"], []), "execute": (needs_tool("true"), [b"x"])}
     with pytest.raises(KeyboardInterrupt):
         getattr(specimen, action)(*arguments[action])

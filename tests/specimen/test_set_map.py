@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import random
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -11,8 +13,9 @@ import pytest
 from prctlmm_lab.errors import InputError, SpecimenGone
 from prctlmm_lab.kernel.abi import MAP_SIZE, MEMBERS, NO_EXE, U64, PrctlMmMap
 from prctlmm_lab.kernel.auxv import encode_auxv
+from prctlmm_lab.specimen import process
 from prctlmm_lab.specimen.probe import facts_here
-from prctlmm_lab.specimen.process import PAGE, Specimen
+from prctlmm_lab.specimen.process import PAGE, Request, Specimen
 from prctlmm_lab.specimen.situation import exe_is_mapped, may_change_exe
 from tests.needs import needs_root, needs_user_namespaces
 from tests.ordinary_user import UID
@@ -98,6 +101,38 @@ def test_a_batch_of_any_size(specimen: Specimen, count: int) -> None:
     errnos = specimen.set_maps((good + bad) * (count // 2) + good * (count % 2))
     assert errnos == bytes([0, errno.EINVAL] * (count // 2) + [0] * (count % 2))
     assert specimen.snapshot().maps == areas  # the array is gone again
+
+
+@pytest.mark.parametrize("at_a_time", [1, 38, 39, 150, 299, 300, 301])
+def test_a_batch_in_parts_is_in_order(
+    specimen: Specimen, monkeypatch: pytest.MonkeyPatch, at_a_time: int
+) -> None:
+    own, seed = specimen.current_map(), random.SystemRandom().getrandbits(32)
+    unreadable = own.changed(auxv=1, auxv_size=1)
+    kinds = {0: own, errno.EINVAL: own.changed(brk=1), errno.EFAULT: unreadable}
+    wanted = random.Random(seed).choices(list(kinds), k=300)
+    monkeypatch.setattr(process, "_AT_A_TIME", at_a_time)
+    errnos = specimen.set_maps(b"".join(kinds[number].pack() for number in wanted))
+    assert list(errnos) == wanted, f"seed {seed}"
+
+
+def test_a_batch_that_is_cut_short_ends_the_specimen(
+    specimen: Specimen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_AT_A_TIME", 100)
+    maps, send = specimen.current_map().pack() * 1000, specimen._send
+
+    batches = iter(range(10))
+
+    def kill_at_the_third(request: Request) -> None:
+        if request.label and next(batches) == 2:
+            os.kill(specimen.pid, signal.SIGKILL)
+        send(request)
+
+    monkeypatch.setattr(specimen, "_send", kill_at_the_third)
+    with pytest.raises(SpecimenGone, match=r"was killed by SIGKILL at a batch of 1000 maps$"):
+        specimen.set_maps(maps)
+    assert not specimen.alive
 
 
 @pytest.mark.parametrize("length", [0, 1, 103, 105])

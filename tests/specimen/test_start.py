@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import resource
@@ -25,7 +24,7 @@ from prctlmm_lab.errors import (
 from prctlmm_lab.kernel.procfs import Unreadable
 from prctlmm_lab.specimen import spawn
 from prctlmm_lab.specimen.build import binary_path
-from prctlmm_lab.specimen.process import PAGE, Specimen
+from prctlmm_lab.specimen.process import PAGE, Request, Specimen
 from tests.conftest import StartSpecimen, children, descriptors
 from tests.needs import needs_root, needs_tool, skip_unless
 from tests.ordinary_user import ROOT
@@ -118,19 +117,17 @@ def test_no_descriptor_is_inherited(start_specimen: StartSpecimen, build: str) -
     assert links == dict.fromkeys(range(3), "/dev/null")
 
 
-@pytest.mark.parametrize("answer", ["ENOSYS", "EPERM"])
 def test_nor_where_close_range_is_not_known(
-    start_specimen: StartSpecimen, monkeypatch: pytest.MonkeyPatch, answer: str
+    start_specimen: StartSpecimen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attempt = Specimen.attempt
+    call = Specimen._call
 
-    def without(self: Specimen, name: str, *arguments: int) -> int:
-        if name == "close_range":
-            assert attempt(self, "close_range", 1, 0, 0) == -errno.EINVAL  # an answer all the same
-            return -int(getattr(errno, answer))
-        return attempt(self, name, *arguments)
+    def without(self: Specimen, name: str, *arguments: int) -> Request:
+        # A number that no kernel knows: ENOSYS.
+        request = call(self, name, *arguments)
+        return request._replace(number=5000) if name == "close_range" else request
 
-    monkeypatch.setattr(Specimen, "attempt", without)
+    monkeypatch.setattr(Specimen, "_call", without)
     with open(os.devnull) as file:
         os.set_inheritable(file.fileno(), True)
         specimen = start_specimen()
@@ -190,6 +187,7 @@ def test_from_a_process_whose_low_descriptors_are_closed(closed: tuple[int, ...]
 import fcntl, os
 from prctlmm_lab.specimen.process import Specimen
 out = fcntl.fcntl(1, fcntl.F_DUPFD, 50)
+Specimen().stop()  # the program stays open
 for descriptor in {closed}:
     try:
         os.close(descriptor)
@@ -256,6 +254,7 @@ def forbid_memory_files(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "memfd_create", refuse)
+    monkeypatch.setattr(spawn, "_programs", {})
 
 
 def test_without_memory_files_a_temporary_one_serves(
@@ -398,6 +397,7 @@ import os, resource
 from prctlmm_lab.errors import SpecimenStartError
 from prctlmm_lab.specimen.process import Specimen
 resource.setrlimit(resource.RLIMIT_DATA, (100 << 20, resource.RLIM_INFINITY))
+Specimen().stop()  # the program stays open
 before = os.listdir("/proc/self/fd"), os.listdir("/proc/self/task")
 try:
     Specimen(heap_pages=0x10000)
@@ -417,29 +417,57 @@ def test_a_program_that_dies_at_once_is_named(monkeypatch: pytest.MonkeyPatch) -
     before = children(), descriptors()
     whole = binary_path("static").read_bytes()
     broken = whole[:0x1000] + b"\x0f\x0b" + whole[0x1002:]  # ud2: an invalid instruction
+    programs: dict[str, tuple[int, tuple[int, int]]] = {}
     monkeypatch.setattr(Path, "read_bytes", lambda self: broken)
-    with pytest.raises(SpecimenGone, match=r"was killed by SIGILL at close_range"):
+    monkeypatch.setattr(spawn, "_programs", programs)
+    with pytest.raises(SpecimenGone, match=r"was killed by SIGILL at its start"):
         Specimen()
+    os.close(programs["static"][0])
     monkeypatch.undo()
     assert (children(), descriptors()) == before
 
 
-@pytest.mark.parametrize("step", ["prctl", "brk", "personality"])
+@pytest.mark.parametrize("step", ["_opening", "_greet", "_settle", "syscall", "_execve"])
 def test_a_start_that_fails_half_way_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     before = children(), descriptors()
-    call = Specimen._call
 
-    def failing(self: Specimen, name: str, *arguments: int) -> object:
-        if name == step:
-            raise RuntimeError("half way")
-        return call(self, name, *arguments)
+    def failing(*args: object, **kwargs: object) -> object:
+        raise RuntimeError("half way")
 
-    monkeypatch.setattr(Specimen, "_call", failing)
+    monkeypatch.setattr(Specimen, step, failing)
     with pytest.raises(RuntimeError, match="half way"):
         Specimen(randomize=False)
     assert (children(), descriptors()) == before
+
+
+@pytest.mark.parametrize("spoilt", ["closed", "another file"])
+def test_the_program_that_stays_open_is_made_anew_if_it_is_gone(
+    build: str, monkeypatch: pytest.MonkeyPatch, spoilt: str
+) -> None:
+    monkeypatch.setattr(spawn, "_programs", {})
+    first = spawn.open_program(build)
+    assert spawn.open_program(build) == first
+    if spoilt == "closed":
+        os.close(first)
+    else:
+        with open(os.devnull) as other:
+            os.dup2(other.fileno(), first, inheritable=False)
+    with Specimen(build) as specimen:
+        assert specimen.snapshot().exe == f"/memfd:specimen-{build} (deleted)"
+    os.close(spawn.open_program(build))
+    if spoilt == "another file":
+        os.close(first)  # it is somebody else's, and was left alone
+
+
+def test_the_program_that_stays_open_cannot_be_changed(build: str) -> None:
+    program = spawn.open_program(build)
+    assert not os.get_inheritable(program)
+    with pytest.raises(PermissionError):
+        os.pwrite(program, b"\0", 0)
+    with pytest.raises(PermissionError):
+        os.ftruncate(program, 0)
 
 
 def test_without_pidfds_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
