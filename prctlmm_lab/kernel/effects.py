@@ -36,7 +36,7 @@ class Effect:
 
 _STAT_HISTORY = "since v3.18, unchanged to v7.3; brk is not shown there"
 _HEAP_HISTORY = (
-    "overlap of VMA and heap since v6.7 and in 6.6.y (d3bb89ea9c13); before, a VMA that only "
+    "overlap of VMA and heap since v6.7 (d3bb89ea9c13); before, a VMA that only "
     "touched the heap's edge was called [heap] too"
 )
 
@@ -46,7 +46,7 @@ EFFECTS: tuple[Effect, ...] = (
     Effect("statm.text", "statm's fourth column counts the pages of the code, unclamped",
            ("start_code", "end_code"), "start_code, end_code", "task_statm", "since v3.18"),
     Effect("status.code", "VmExe is the code, at most what is executable; VmLib is the rest",
-           ("start_code", "end_code"), "", "task_mem", "clamped since v4.18 (8526d84f8171)"),
+           ("start_code", "end_code"), "", "task_mem", "clamped since v4.16 (8526d84f8171)"),
     Effect("cmdline", "cmdline shows the bytes from arg_start to arg_end, or a title",
            ("arg_start", "arg_end", "env_start", "env_end"), "arg_start, arg_end",
            "get_mm_cmdline, get_mm_proctitle",
@@ -70,7 +70,7 @@ EFFECTS: tuple[Effect, ...] = (
            "since v3.18"),
     Effect("brk.shrink", "brk() moves down to start_brk and unmaps whatever lies between",
            ("start_brk", "brk"), "start_brk", "brk",
-           "needs something mapped there since v6.1; before, it moved over holes too"),
+           "needs something mapped there since v6.1 (2e7ce7d354f2); before, holes were no matter"),
     Effect("brk.limit", "heap and data together stay within RLIMIT_DATA",
            ("start_brk", "start_data", "end_data"), "start_data, end_data", "check_data_rlimit",
            "since v3.18"),
@@ -92,6 +92,8 @@ class Memory:
     """Address -> contents of anonymous memory, without overlaps; elsewhere it holds zeros."""
     grows_down: frozenset[int] = frozenset()
     """The ends (exclusive) of the VMAs that grow down when something below them is touched."""
+    moved: frozenset[int] = frozenset()
+    """The starts of VMAs that mremap() moved there with their pages: they join no neighbour."""
     vector: bytes = b""
     """The auxv_size bytes at auxv."""
     exe_link: str = ""
@@ -100,8 +102,6 @@ class Memory:
     """A range, its end exclusive, whose bytes may change at any moment."""
     reader_stack_limit: int = U64
     """RLIMIT_STACK of the process that reads /proc: how far its reading may grow a stack."""
-    reader_size_limit: int = U64
-    """RLIMIT_AS of that process, which is held against the size of the one that is read."""
     most_at_once: int = U64
     """What brk() may map in one go: RAM and swap together, unless vm.overcommit_memory is 1."""
 
@@ -123,24 +123,19 @@ def shown_after(before: Snapshot, new: PrctlMmMap, memory: Memory, facts: Facts)
     stack, if its cmdline or environ lay below it: that is taken into account.
     """
     space = _space_of(before, memory, facts)
-    known = before.members
-    if not isinstance(before.maps, Unreadable) and len(known) == len(STAT_MEMBERS) + 1:
-        _cmdline(space, PrctlMmMap(**known))
-        _environ(space, PrctlMmMap(**known))
-    vmas = space.vmas
+    vmas, grown = tuple(space.vmas), space.grown
     executable = executable_bytes(vmas, memory.grows_down)
-    grown = space.grown
     return replace(
         before,
         stat=_known(before.stat, lambda stat: _stat(stat, new, grown)),
         statm=_known(before.statm, lambda statm: _statm(statm, new, grown, facts)),
         status=_known(before.status, lambda status: _status(status, new, grown, executable, facts)),
         maps=_known(before.maps, lambda _: tuple(labelled(vmas, new, facts))),
-        cmdline=_known(before.cmdline, lambda _: _cmdline(space, new)),
-        environ=_known(before.environ, lambda _: _environ(space, new)),
+        cmdline=_known(before.cmdline, lambda _: _told(space, _cmdline, new)),
+        environ=_known(before.environ, lambda _: _told(space, _environ, new)),
         auxv=_known(before.auxv, lambda auxv: _auxv(auxv, new, memory.vector, facts)),
         exe=_known(before.exe, lambda exe: exe if new.exe_fd == NO_EXE else memory.exe_link),
-        brk=None if before.brk is None else new.brk,
+        brk=new.brk,
     )
 
 
@@ -194,11 +189,11 @@ def _status(
     shown = {"VmExe": code, "VmLib": (executable - code) & U64}
     for name in ("VmSize", "VmStk"):
         if name in status:
-            shown[name] = _bytes(status[name]) + grown
+            shown[name] = _size_of(status[name]) + grown
     return {**status, **{name: f"{size // 1024} kB" for name, size in shown.items()}}
 
 
-def _bytes(text: str) -> int:
+def _size_of(text: str) -> int:
     return int(text.split()[0]) * 1024
 
 
@@ -243,9 +238,17 @@ def labelled(vmas: Iterable[Vma], new: PrctlMmMap, facts: Facts) -> Iterator[Vma
 
 def is_heap(vma: Vma, new: PrctlMmMap, facts: Facts) -> bool:
     """Tell whether the kernel calls an anonymous VMA [heap]."""
-    if facts.touching_heap_labelled:
-        return vma.start <= new.brk and vma.end >= new.start_brk
+    return touches_heap(vma, new) if facts.touching_heap_labelled else overlaps_heap(vma, new)
+
+
+def overlaps_heap(vma: Vma, new: PrctlMmMap) -> bool:
+    """Tell whether a VMA and the heap overlap; an empty heap overlaps what it lies inside."""
     return vma.start < new.brk and vma.end > new.start_brk
+
+
+def touches_heap(vma: Vma, new: PrctlMmMap) -> bool:
+    """Tell whether they touch, which was enough up to v6.6."""
+    return vma.start <= new.brk and vma.end >= new.start_brk
 
 
 # ---- memory, as /proc reads it ----------------------------------------------------------------
@@ -261,25 +264,23 @@ class _Space:
 
     vmas: list[Vma]
     memory: Memory
-    lowest: int
     page: int
     grown: int = 0
+    met_unknown: bool = False
+    """Some of the bytes that were read are not known."""
     parts: list[tuple[int, bytes]] = field(default_factory=list)
 
-    def read(self, address: int, length: int) -> bytes | Any:
-        """Return the bytes up to the first that cannot be read, or UNKNOWN.
+    def read(self, address: int, length: int) -> bytes:
+        """Return the bytes up to the first that cannot be read.
 
         The kernel reads anonymous memory only (FOLL_ANON), and no memory without `r`.
         """
-        end = address
-        while end < address + length:
-            vma = self._at(end) or self._grow(end)
+        end, stop = address, address + length
+        for _ in self.vmas:
+            vma = None if end == stop else self._at(end) or self._grow(end)
             if vma is None or not vma.is_anonymous or vma.permissions[0] != "r":
                 break
-            end = min(vma.end, address + length)
-        first, last = self.memory.unknown
-        if address < last and first < end:
-            return UNKNOWN
+            end = min(vma.end, stop)
         return self._bytes(address, end)
 
     def _at(self, address: int) -> Vma | None:
@@ -288,47 +289,60 @@ class _Space:
         return vma if vma is not None and address < vma.end else None
 
     def _bytes(self, start: int, end: int) -> bytes:
+        self.met_unknown |= any(_overlap(start, end, *self.memory.unknown))
         data = bytearray(end - start)
         for address, part in self.parts:
-            first, last = max(address, start), min(address + len(part), end)
-            if first < last:
+            for first, last in _overlap(start, end, address, address + len(part)):
                 data[first - start : last - start] = part[first - address : last - address]
         return bytes(data)
 
     def _grow(self, address: int) -> Vma | None:
-        """Do what the kernel does when something below a VMA that grows down is touched."""
+        """Do what the kernel does when something below a VMA that grows down is touched.
+
+        The stack's limit is that of the process that reads.
+        """
+        start = address // self.page * self.page
         position = bisect_right(self.vmas, address, key=lambda vma: vma.start)
-        if position == len(self.vmas) or self.vmas[position].end not in self.memory.grows_down:
+        below, above = self.vmas[:position], self.vmas[position:]
+        if not above or above[0].end not in self.memory.grows_down:
             return None
-        vma, start = self.vmas[position], address // self.page * self.page
-        below = self.vmas[position - 1] if position else None
-        near = (
-            below is not None
-            and below.end not in self.memory.grows_down
-            and below.permissions[:3] != "---"
-            and start - below.end < STACK_GUARD_PAGES * self.page
-        )
-        more = vma.start - start
-        size = sum(v.size for v in self.vmas if v.label != "[vsyscall]")
-        too_large = (
-            vma.end - start > self.memory.reader_stack_limit
-            or size + more > self.memory.reader_size_limit
-        )
-        if near or too_large or start < self.lowest:
+        if any(self._is_too_near(start, vma) for vma in below[-1:]):
             return None
-        self.vmas[position] = replace(vma, start=start)
-        self.grown += more
+        if above[0].end - start > self.memory.reader_stack_limit:
+            return None
+        self.grown += above[0].start - start
+        self.vmas[position] = replace(above[0], start=start)
         return self.vmas[position]
+
+    def _is_too_near(self, start: int, below: Vma) -> bool:
+        if below.end in self.memory.grows_down or below.permissions[:3] == "---":
+            return False
+        return start - below.end < STACK_GUARD_PAGES * self.page
+
+
+def _overlap(start: int, end: int, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yield what two ranges have in common, if anything."""
+    low, high = max(start, first), min(end, last)
+    if low < high:
+        yield low, high
 
 
 def _space_of(before: Snapshot, memory: Memory, facts: Facts) -> _Space:
-    return _Space(
+    """Return the address space as taking the snapshot left it: its maps are read before cmdline."""
+    space = _Space(
         list(before.vmas),
         memory,
-        facts.lowest,
         facts.page_size,
         parts=sorted(memory.parts.items()),
     )
+    if not isinstance(before.maps, Unreadable) and _has_all_members(before):
+        _cmdline(space, PrctlMmMap(**before.members))
+        _environ(space, PrctlMmMap(**before.members))
+    return space
+
+
+def _has_all_members(snapshot: Snapshot) -> bool:
+    return len(snapshot.members) == len(STAT_MEMBERS) + 1
 
 
 def soft_limit(snapshot: Snapshot, name: str) -> int:
@@ -337,58 +351,46 @@ def soft_limit(snapshot: Snapshot, name: str) -> int:
     return U64 if limit is None or limit.soft is None else limit.soft
 
 
-def _cmdline(space: _Space, new: PrctlMmMap) -> bytes | Any:
+def _told(
+    space: _Space, shown: Callable[[_Space, PrctlMmMap], bytes], new: PrctlMmMap
+) -> bytes | Any:
+    """Return what is shown, or UNKNOWN where that hangs on bytes that are not known."""
+    space.met_unknown = False
+    text = shown(space, new)
+    return UNKNOWN if space.met_unknown else text
+
+
+def _cmdline(space: _Space, new: PrctlMmMap) -> bytes:
     """Return cmdline: the arguments, or a title where the last byte of them is not zero.
 
     A title may run on into the environment that follows at once (setproctitle); it ends at its
     first zero byte and within a page.
     """
-    if not new.env_end or new.arg_start >= new.arg_end:
+    if new.arg_start >= new.arg_end:
         return b""
     last = space.read(new.arg_end - 1, 1)
-    if last is UNKNOWN:
-        return UNKNOWN
     if last in (b"", b"\0"):
-        return _read_on(space, new.arg_start, new.arg_end)
-    adjacent = new.env_start == new.arg_end and new.env_end >= new.env_start
-    end = new.env_end if adjacent else new.arg_end
+        return space.read(new.arg_start, new.arg_end - new.arg_start)
+    end = new.env_end if new.env_start == new.arg_end else new.arg_end
     text = space.read(new.arg_start, space.page)
-    if text is UNKNOWN:
-        return UNKNOWN
     zero = text.find(b"\0")
     title = text if zero < 0 else text[: zero + 1]
     return title[: end - new.arg_start]
 
 
-def _read_on(space: _Space, start: int, end: int) -> bytes | Any:
-    """Read a page's worth at a time, up to the first byte that cannot be read."""
-    shown = []
-    while start < end:
-        got = space.read(start, min(space.page, end - start))
-        if got is UNKNOWN:
-            return UNKNOWN
-        if not got:
-            break
-        shown.append(got)
-        start += len(got)
-    return b"".join(shown)
-
-
-def _environ(space: _Space, new: PrctlMmMap) -> bytes | Any:
+def _environ(space: _Space, new: PrctlMmMap) -> bytes:
     """Return environ as a reader with a large buffer gets it.
 
     Where the range runs into a hole, the read that meets it returns nothing at all, not even what
     lay before the hole (environ_read).
     """
-    shown, start = b"", new.env_start
-    while new.env_end and start < new.env_end:
+    shown = b""
+    for start in range(new.env_start, new.env_end, READ_SIZE):
         stop = min(new.env_end, start + READ_SIZE)
-        got = _read_on(space, start, stop)
-        if got is UNKNOWN:
-            return UNKNOWN
+        got = space.read(start, stop - start)
         if len(got) < stop - start:
             break
-        shown, start = shown + got, stop
+        shown += got
     return shown
 
 
@@ -409,99 +411,98 @@ def brk_after(
 ) -> tuple[int, tuple[Vma, ...]]:
     """Return what brk(request) answers, and the VMAs that there are then, labelled.
 
-    `before` is what is shown now, with its brk. vm.max_map_count and strict accounting
-    (vm.overcommit_memory of 2) are taken to have room.
+    `before` is what is shown now, with its brk. RLIMIT_AS, RLIMIT_MEMLOCK, vm.max_map_count and
+    strict accounting (vm.overcommit_memory of 2) are taken to have room.
 
     Raises ValueError for a snapshot that lacks stat, maps or brk.
     """
-    members = before.members
-    if len(members) != len(STAT_MEMBERS) + 1 or isinstance(before.maps, Unreadable):
-        raise ValueError("the snapshot lacks stat, maps or brk")
-    own = PrctlMmMap(**members)
-    vmas = _moved(before, own, request, memory, facts)
+    _require_all(before)
+    own = PrctlMmMap(**before.members)
+    now = _space_of(before, memory, facts).vmas
+    vmas = _moved(now, own, request, memory, facts, soft_limit(before, "RLIMIT_DATA"))
     if vmas is None:
-        return own.brk, before.maps
+        return own.brk, tuple(labelled(now, own, facts))
     return request, tuple(labelled(vmas, own.changed(brk=request), facts))
 
 
+def _require_all(before: Snapshot) -> None:
+    if not _has_all_members(before) or isinstance(before.maps, Unreadable):
+        raise ValueError("the snapshot lacks stat, maps or brk")
+
+
 def _moved(
-    before: Snapshot, own: PrctlMmMap, request: int, memory: Memory, facts: Facts
+    vmas: list[Vma], own: PrctlMmMap, request: int, memory: Memory, facts: Facts, limit: int
 ) -> list[Vma] | None:
     """Return the VMAs after brk() has moved, or None if it stays."""
-    if request < own.start_brk:
-        return None
-    limit = soft_limit(before, "RLIMIT_DATA")
     need = (request - own.start_brk) + (own.end_data - own.start_data)
-    if limit != U64 and need > limit:
+    if request < own.start_brk or need > limit:
         return None
     old, new = page_end(own.brk, facts), page_end(request, facts)
-    if old == new:
-        return list(before.vmas)
-    if request <= own.brk:
-        return _shrunk(before.vmas, new, old, facts)
-    return _grown(before, own, old, new, memory, facts)
+    joins = any(_joins(vma, old, own, memory) for vma in vmas)
+    return _moved_pages(vmas, old, new, memory, facts, limit, joins=joins)
 
 
-def _shrunk(vmas: Iterable[Vma], start: int, end: int, facts: Facts) -> list[Vma] | None:
+def _moved_pages(
+    vmas: list[Vma], old: int, new: int, memory: Memory, facts: Facts, limit: int, *, joins: bool
+) -> list[Vma] | None:
+    if new > old:
+        return _grown(vmas, old, new, memory, facts, limit, joins=joins)
+    if new < old:
+        return _shrunk(vmas, new, old, facts)
+    return vmas
+
+
+def _shrunk(vmas: list[Vma], start: int, end: int, facts: Facts) -> list[Vma] | None:
     """Unmap whatever lies in a range; where nothing does, it depends on the kernel."""
-    if not facts.hole_shrinks and not any(v.start < end and v.end > start for v in vmas):
-        return None
-    return list(_without(vmas, start, end))
+    left = list(_without(vmas, start, end))
+    return None if left == vmas and not facts.hole_shrinks else left
 
 
 def _without(vmas: Iterable[Vma], start: int, end: int) -> Iterator[Vma]:
     for vma in vmas:
-        if vma.end <= start or end <= vma.start:
-            yield vma
-            continue
         if vma.start < start:
-            yield replace(vma, end=start)
+            yield replace(vma, end=min(vma.end, start))
         if end < vma.end:
-            moved = vma.offset + end - vma.start if vma.path else vma.offset
-            yield replace(vma, start=end, offset=moved)
+            first = max(vma.start, end)
+            moved = first - vma.start if vma.path else 0
+            yield replace(vma, start=first, offset=vma.offset + moved)
 
 
 def _grown(
-    before: Snapshot, own: PrctlMmMap, old: int, new: int, memory: Memory, facts: Facts
+    vmas: list[Vma], old: int, new: int, memory: Memory, facts: Facts, limit: int, *, joins: bool
 ) -> list[Vma] | None:
     """Map the new pages, if they and one more have room, and the limits allow it."""
-    vmas = before.vmas
-    above = next((vma for vma in vmas if vma.end > old), None)
-    if above is not None:
-        guard = STACK_GUARD_PAGES * facts.page_size if above.end in memory.grows_down else 0
-        if new + facts.page_size > max(above.start - guard, 0):
-            return None
-    if new > facts.highest + 1 or not _has_room(before, new - old, memory, facts):
-        return None
     below = [vma for vma in vmas if vma.end <= old]
-    last = below[-1] if below else None
-    heap = Vma(old, new, "rw-p", 0, (0, 0), 0, "", "", False)
-    joins = (
-        last is not None
-        and last.end == old
-        and last.end > own.start_brk
-        and last.is_anonymous
-        and last.permissions == "rw-p"
-        and last.end not in memory.grows_down
+    above = vmas[len(below) :]
+    data = sum(vma.size for vma in vmas if is_data(vma, memory.grows_down))
+    if (
+        any(new + facts.page_size > _first_use(vma, memory, facts) for vma in above[:1])
+        or new > facts.highest + 1
+        or new - old > memory.most_at_once
+        or data + (new - old) > limit // facts.page_size * facts.page_size
+    ):
+        return None
+    if joins:
+        return [*below[:-1], replace(below[-1], end=new), *above]
+    return [*below, Vma(old, new, "rw-p", 0, (0, 0), 0, "", "", False), *above]
+
+
+def _first_use(vma: Vma, memory: Memory, facts: Facts) -> int:
+    """Return where a VMA's claim begins: a gap is kept below what grows down."""
+    gap = STACK_GUARD_PAGES * facts.page_size if vma.end in memory.grows_down else 0
+    return vma.start - gap
+
+
+def _joins(vma: Vma, old: int, own: PrctlMmMap, memory: Memory) -> bool:
+    """Tell whether new pages of the heap become a part of the VMA that ends there."""
+    return (
+        vma.end == old
+        and vma.end > own.start_brk
+        and vma.is_anonymous
+        and vma.permissions == "rw-p"
+        and vma.end not in memory.grows_down
+        and vma.start not in memory.moved
     )
-    if joins and last is not None:
-        below, heap = below[:-1], replace(last, end=new)
-    return [*below, heap, *vmas[len(below) + joins :]]
-
-
-def _has_room(before: Snapshot, more: int, memory: Memory, facts: Facts) -> bool:
-    """Hold the new pages against RLIMIT_AS and, as data, against RLIMIT_DATA (since v4.5)."""
-    pages = more // facts.page_size
-    size = sum(v.size for v in before.vmas if v.label != "[vsyscall]") // facts.page_size
-    if size + pages > soft_limit(before, "RLIMIT_AS") // facts.page_size:
-        return False
-    if more > memory.most_at_once:
-        return False
-    data = sum(v.size for v in before.vmas if is_data(v, memory.grows_down)) // facts.page_size
-    soft, hard = (soft_limit(before, "RLIMIT_DATA"), _hard_data_limit(before))
-    if data + pages <= soft // facts.page_size:
-        return True
-    return soft == 0 and data + pages <= hard // facts.page_size
 
 
 def is_data(vma: Vma, grows_down: frozenset[int]) -> bool:
@@ -509,6 +510,6 @@ def is_data(vma: Vma, grows_down: frozenset[int]) -> bool:
     return vma.permissions[1] == "w" and vma.permissions[3] == "p" and vma.end not in grows_down
 
 
-def _hard_data_limit(before: Snapshot) -> int:
-    limit = None if isinstance(before.limits, Unreadable) else before.limits.get("RLIMIT_DATA")
-    return U64 if limit is None or limit.hard is None else limit.hard
+def settled(before: Snapshot, memory: Memory, facts: Facts) -> tuple[Vma, ...]:
+    """Return what is mapped once a snapshot was taken: reading may have grown what grows down."""
+    return tuple(_space_of(before, memory, facts).vmas)

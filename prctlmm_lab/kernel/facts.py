@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CAP_SYS_ADMIN, CAP_CHECKPOINT_RESTORE = 21, 40
+CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_CHECKPOINT_RESTORE = 21, 24, 40
 """Bits of a capability mask (linux/capability.h)."""
 
 
@@ -50,8 +50,14 @@ class Facts:
     touching_heap_labelled: bool
     """True if a VMA that only touches start_brk or brk is called [heap] (to v6.6, d3bb89ea9c13)."""
     code_size_clamped: bool
-    """True if VmExe is never more than what is executable (since v4.18)."""
+    """True if VmExe is never more than what is executable (since v4.16, 8526d84f8171)."""
     hole_shrinks: bool
     """True if brk() moves down over a range in which nothing is mapped (to v6.0)."""
     assumed: tuple[str, ...] = ()
-    """Names of facts above that could not be probed here and hold the newest kernels' value."""
+    """Names of facts that were not probed: they hold the newest kernels' value, or what is
+    documented of a release (`prctlmm_lab.kernel.releases`)."""
+    auxv_tail_kept: bool = False
+    """True if PR_SET_MM_AUXV leaves the rest of the old vector behind a short one (to 2026).
+
+    Only a caller with CAP_SYS_RESOURCE can ask; for others it makes no difference.
+    """

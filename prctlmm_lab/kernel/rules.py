@@ -134,9 +134,11 @@ def _range_rule(member: str) -> Rule:
 def _order_rule(pair: str, start: str, end: str, strict: bool, requirement_text: str) -> Rule:
     sign = "<" if strict else "<="
 
-    def broken(s: Situation, f: Facts) -> Any:
-        first, last = getattr(s.map, start), getattr(s.map, end)
-        return first >= last if strict else first > last
+    def not_below(s: Situation, f: Facts) -> Any:
+        return getattr(s.map, start) >= getattr(s.map, end)
+
+    def above(s: Situation, f: Facts) -> Any:
+        return getattr(s.map, start) > getattr(s.map, end)
 
     def numbers(s: Situation, f: Facts) -> str:
         return (
@@ -146,37 +148,31 @@ def _order_rule(pair: str, start: str, end: str, strict: bool, requirement_text:
 
     return Rule(
         f"order.{pair}", f"{start} {sign} {end}", errno.EINVAL, (start, end), 3,
-        "validate_prctl_map_addr, __prctl_check_order", requirement_text, broken, numbers,
+        "validate_prctl_map_addr, __prctl_check_order", requirement_text,
+        not_below if strict else above, numbers,
     )  # fmt: skip
 
 
-def _permission_rules(*, early: bool) -> tuple[Rule, Rule]:
-    """Return the two kinds of permission for exe_fd, in the place of v5.1 or of today.
+def _permission_rule(*, early: bool) -> Rule:
+    """Return the permission for exe_fd, in the place of v5.1 or of today.
 
-    Until then they came before the copy of the auxiliary vector, which shows when both fail.
+    Until then it came before the copy of the auxiliary vector, which shows when both fail.
     """
-    suffix, history = ("_early", "v3.18 to v5.1") if early else ("", "since v5.2 (11bbd8b41683)")
-    place = "validate_prctl_map" if early else _MAP
-    ids = Rule(
-        f"exe.ids{suffix}", "to change the exe link, uid and gid 0 in the caller's user namespace",
-        errno.EINVAL, ("exe_fd",), 7, place, "v3.18 to v4.13; 4d28df6152aa asks for a capability",
-        lambda s, f: (s.map.exe_fd != NO_EXE) & (s.namespace_root == False),
-        _exe_numbers("asks for a change: real uid and gid 0 needed"),
-        exists=lambda f: f.exe_capabilities == 0 and f.exe_permission_early == early,
-        errno_fact="exe_permission_errno",
-    )  # fmt: skip
-    capability = Rule(
-        f"exe.permission{suffix}",
+    history = (
+        "v4.14 (4d28df6152aa) to v5.1; since v5.2 (11bbd8b41683) after the auxiliary vector"
+        if early
+        else "in this place since v5.2 (11bbd8b41683); v4.14 CAP_SYS_ADMIN (4d28df6152aa); v5.9 or "
+        "CAP_CHECKPOINT_RESTORE (ebd6de681238), EPERM instead of EINVAL (227175b2c914)"
+    )
+    return Rule(
+        "exe.permission_early" if early else "exe.permission",
         "to change the exe link, a capability in the caller's user namespace",
-        errno.EPERM, ("exe_fd",), 7, place,
-        f"in this place {history}; v4.14 CAP_SYS_ADMIN (4d28df6152aa); v5.9 or "
-        "CAP_CHECKPOINT_RESTORE (ebd6de681238), EPERM instead of EINVAL (227175b2c914)",
+        errno.EPERM, ("exe_fd",), 7, "validate_prctl_map" if early else _MAP, history,
         lambda s, f: (s.map.exe_fd != NO_EXE) & (s.capabilities & f.exe_capabilities == 0),
         _capability_numbers,
         exists=lambda f: f.exe_capabilities != 0 and f.exe_permission_early == early,
         errno_fact="exe_permission_errno",
     )  # fmt: skip
-    return ids, capability
 
 
 def _capability_numbers(s: Situation, f: Facts) -> str:
@@ -201,7 +197,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "call.option", "the kernel has the call (CONFIG_CHECKPOINT_RESTORE)", errno.EPERM, (),
-        None, _MM, "since v3.18; without the option EPERM, or EINVAL with CAP_SYS_RESOURCE",
+        None, _MM,
+        "since v3.18 (f606b77f1a); without the option EPERM, or EINVAL with CAP_SYS_RESOURCE",
         lambda s, f: not f.available,
         lambda s, f: f"PR_SET_MM_MAP_SIZE answers {'with a size' if f.available else 'an error'}",
         errno_fact="refusal_errno",
@@ -258,21 +255,33 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "auxv.size", "auxv_size fits into the kernel's saved vector", errno.EINVAL, ("auxv_size",),
-        6, _MAP, _V318,
+        6, _MAP,
+        "since v3.18 (f606b77f1a); the vector grew in v5.14 (1c33bb050750), v6.3 (317c8194e6ae) "
+        "and v7.0 (4ced4cf5c9d1)",
         lambda s, f: s.map.auxv_size > f.auxv_capacity,
         lambda s, f: f"auxv_size = {s.map.auxv_size:#x}, at most {f.auxv_capacity:#x}",
     ),
-    *_permission_rules(early=True),
+    Rule(
+        "exe.ids", "to change the exe link, uid and gid 0 in the caller's user namespace",
+        errno.EINVAL, ("exe_fd",), 7, "validate_prctl_map",
+        "v3.18 to v4.13; since v4.14 a capability is asked for instead (4d28df6152aa)",
+        lambda s, f: (s.map.exe_fd != NO_EXE) & (s.namespace_root == False),
+        _exe_numbers("asks for a change: real uid and gid 0 needed"),
+        exists=lambda f: f.exe_capabilities == 0,
+        errno_fact="exe_permission_errno",
+    ),
+    _permission_rule(early=True),
     Rule(
         "auxv.readable", "the auxiliary vector can be read", errno.EFAULT, ("auxv", "auxv_size"),
-        6, _MAP, "since v3.18 (f606b77f1a); before the permission for exe_fd since v5.2",
+        6, _MAP,
+        "since v3.18 (f606b77f1a); before the permission for exe_fd since v5.2 (11bbd8b41683)",
         lambda s, f: (s.map.auxv_size != 0) & (s.auxv_readable == False),
         lambda s, f: (
             f"{s.map.auxv_size:#x} bytes at auxv = {s.map.auxv:#x} are "
             f"{'' if s.auxv_readable else 'not '}readable"
         ),
     ),
-    *_permission_rules(early=False),
+    _permission_rule(early=False),
     Rule(
         "exe.descriptor", "exe_fd is open, and not with O_PATH", errno.EBADF, ("exe_fd",), 7, _EXE,
         _V318,
@@ -313,8 +322,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "exe.written", "exe_fd is open for writing nowhere", errno.EACCES, ("exe_fd",), 7,
         "replace_mm_exe_file, deny_write_access",
-        "since v5.15 (35d7bdc86031, fe69d560b5bd), but not from v6.11 to early 6.12 "
-        "(2a010c412853, 3b832035387f)",
+        "since v5.15 (35d7bdc86031, fe69d560b5bd), but not from v6.11 (2a010c412853) on, which "
+        "was undone in v6.13, v6.12.2 and v6.11.11 (3b832035387f)",
         lambda s, f: (s.map.exe_fd != NO_EXE) & (s.exe.is_written == True),
         _exe_numbers("must not be open for writing"),
         exists=lambda f: f.written_exe_refused,

@@ -255,10 +255,9 @@ INSIDE: dict[str, Change] = {
     "limit.data": call(need_less_limit=0),
     "auxv.null": members(auxv=lambda p: p.edge - 16, auxv_size=lambda p: 16),
     "auxv.size": members(auxv=lambda p: p.edge - 2048, auxv_size=lambda p: p.facts.auxv_capacity),
-    "exe.ids_early": exe("executable"),
+    "exe.ids": exe("executable"),
     "exe.permission_early": exe("executable"),
     "auxv.readable": members(auxv=lambda p: p.edge - 16, auxv_size=lambda p: 16),
-    "exe.ids": exe("executable"),
     "exe.permission": exe("executable"),
     "exe.descriptor": exe("executable"),
     "exe.regular": exe("executable"),
@@ -287,10 +286,9 @@ BEYOND: dict[str, Change] = {
     "auxv.size": members(
         auxv=lambda p: p.edge - 2048, auxv_size=lambda p: p.facts.auxv_capacity + 1
     ),
-    "exe.ids_early": exe(permitted=False),
+    "exe.ids": exe(permitted=False),
     "exe.permission_early": exe(permitted=False),
     "auxv.readable": members(auxv=lambda p: p.edge - 16, auxv_size=lambda p: 17),
-    "exe.ids": exe(permitted=False),
     "exe.permission": exe(permitted=False),
     "exe.descriptor": exe("closed"),
     "exe.regular": exe("folder"),

@@ -123,7 +123,7 @@ def test_other_ways_to_break_a_rule(plan: Plan, rule: str, number: int) -> None:
     check(observe(plan), rule)
 
 
-PERMISSIONS = {"exe.ids_early", "exe.permission_early", "exe.ids", "exe.permission"}
+PERMISSIONS = {"exe.ids", "exe.permission_early", "exe.permission"}
 """Of these every kernel makes exactly one."""
 
 
