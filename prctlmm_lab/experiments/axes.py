@@ -13,7 +13,7 @@ from typing import Any
 
 from prctlmm_lab.errors import InputError
 from prctlmm_lab.experiments.experiment import Subject
-from prctlmm_lab.experiments.formula import Value, names_of, shorten
+from prctlmm_lab.experiments.formula import Value, shorten
 from prctlmm_lab.experiments.steps import (
     Bench,
     Step,
@@ -34,13 +34,9 @@ MOST_CALLS = 1 << 24
 class Axis:
     """A member and the values it takes, from `first` to `last`, both included.
 
-    At most `count` values, evenly spread and exact; each is taken once where the range holds fewer.
-    The two ends are formulas in which a member's name means its value before the call.
-
-    >>> Axis("brk", 0x1000, 0x1003).spread(0x1000, 0x1003)
-    [4096, 4097, 4098, 4099]
-    >>> Axis("brk", 0, 2**64 - 1, count=3).spread(0, 2**64 - 1) == [0, 2**63 - 1, 2**64 - 1]
-    True
+    There are `count` values (2 or more), evenly spread and exact; a range that holds fewer is taken
+    value by value. In the two ends a member's name means its value before the call. Both ends are
+    included because what is worth asking lies at them: "lowest - 1" and "lowest".
     """
 
     member: str
@@ -48,48 +44,55 @@ class Axis:
     last: Value
     count: int = 400
 
-    def check(self, where: str) -> None:
-        """Refuse what no specimen could make an axis of.
+    @property
+    def ends(self) -> tuple[tuple[str, Value], ...]:
+        """The two ends, each with the key that a recipe has for it."""
+        return (("from", self.first), ("to", self.last))
+
+    def check(self, known: set[str], where: str) -> None:
+        """Refuse what no specimen could make an axis of; `known` are the names of the set-up.
 
         Raises InputError; `where` names the axis in messages.
         """
         if self.member not in MEMBER:
             raise unknown_member(self.member, f"{where}.member")
         count: object = self.count
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_CALLS:
+        if isinstance(count, bool) or not isinstance(count, int) or not 2 <= count <= MOST_CALLS:
             raise InputError(f"{where}.count", "is no number of values", shorten(count),
-                             f"1 to {MOST_CALLS:#x}")  # fmt: skip
-        known = known_names()
-        for name, value in (("from", self.first), ("to", self.last)):
-            # Names that the set-up makes are checked when they are known, by the sweep.
-            if not names_of(value, f"{where}.{name}"):
-                check_value(value, known, f"{where}.{name}", widest(self.member))
-
-    def spread(self, first: int, last: int) -> list[int]:
-        """Return the values between two ends, in ascending order."""
-        steps = min(self.count - 1, last - first)
-        return [first + (last - first) * step // steps for step in range(steps + 1)] if steps else [
-            first
-        ]
+                             f"0x2 to {MOST_CALLS:#x}")  # fmt: skip
+        for name, value in self.ends:
+            check_value(value, known, f"{where}.{name}", widest(self.member))
 
     def values(self, bench: Bench, where: str) -> list[int]:
         """Return the values on a bench that stands, in ascending order.
 
-        Raises InputError for an end that does not fit the member, or a range that is empty.
+        Raises InputError for an end that does not fit the member, and ends in the wrong order.
         """
-        ends = []
-        for name, value in (("from", self.first), ("to", self.last)):
-            place = f"{where}.{name}"
-            ends.append(unsigned(bench.value(value, place), place, widest(self.member)))
-        if ends[0] > ends[1]:
-            raise InputError(f"{where}.to", f"lies below {where.rpartition(' ')[2]}.from, "
-                             f"{ends[0]:#x}", hex(ends[1]), "the higher end last")  # fmt: skip
-        return self.spread(*ends)
+        first, last = (
+            unsigned(bench.value(value, f"{where}.{name}"), f"{where}.{name}", widest(self.member))
+            for name, value in self.ends
+        )
+        if first > last:
+            raise InputError(f"{where}.to", "lies below the other end", hex(last),
+                             f"{first:#x} or more")  # fmt: skip
+        return spread(first, last, self.count)
+
+
+def spread(first: int, last: int, count: int) -> list[int]:
+    """Return at most `count` numbers from one end to the other, both included, evenly and exact.
+
+    >>> spread(0x1000, 0x1003, 400)
+    [4096, 4097, 4098, 4099]
+    >>> spread(0, 2**64 - 1, 3) == [0, 2**63 - 1, 2**64 - 1]
+    True
+    """
+    steps = min(count - 1, last - first)
+    return [first + (last - first) * step // max(steps, 1) for step in range(steps + 1)]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One sweep, as a recipe declares it: an experiment whose map is many.
+    """One sweep, as a recipe declares it: an experiment with as many maps as its axes have values.
 
     `change` holds for every call; a formula in it may name a swept member, which then means the
     value that it has in that call.
@@ -97,7 +100,7 @@ class Sweep:
     >>> Sweep("order", Axis("arg_start", "arg_end - 8", "arg_end + 8"), change={"arg_start": 0})
     Traceback (most recent call last):
     ...
-    prctlmm_lab.errors.InputError: sweep "order": change.arg_start: is swept already; expected ...
+    prctlmm_lab.errors.InputError: sweep "order": change.arg_start: is swept; expected ...
 
     Raises InputError for an unknown member or name, a formula that is none, a member that is named
     twice, members that need each other in a circle, and more than 0x1000000 calls.
@@ -109,7 +112,7 @@ class Sweep:
     title: str = ""
     explanation: str = ""
     """What it shows, in a sentence or two."""
-    specimen: Subject = Subject()
+    specimen: Subject = field(default_factory=Subject)
     setup: tuple[Step, ...] = ()
     change: Mapping[str, Value] = field(default_factory=dict)
 
@@ -122,26 +125,24 @@ class Sweep:
         check_steps(self.setup, known, f"{where}: setup")
         self._check_axes(known)
         for member, value in self.change.items():
+            place = f"{where}: change.{member}"
             if member not in MEMBER:
                 raise unknown_member(member, f"{where}: change")
-            if member in self.axes:
-                raise InputError(f"{where}: change.{member}", "is swept already", "",
-                                 "an axis or a change for a member, not both")  # fmt: skip
-            check_value(value, known, f"{where}: change.{member}", widest(member))
+            if any(member == axis.member for axis in self.axes):
+                raise InputError(place, "is swept", "", "an axis or a change, not both")
+            check_value(value, known, place, widest(member))
         check_circles(self.change, f"{where}: change")
 
     def _check_axes(self, known: set[str]) -> None:
-        where, calls = self.where, 1
-        for name, axis in zip("xy", self.axes.values(), strict=False):
-            axis.check(f"{where}: {name}")
-            for end, value in (("from", axis.first), ("to", axis.last)):
-                check_value(value, known, f"{where}: {name}.{end}", widest(axis.member))
+        calls = 1
+        for name, axis in zip("xy", self.axes, strict=False):
+            axis.check(known, f"{self.where}: {name}")
             calls *= axis.count
         if self.y is not None and self.x.member == self.y.member:
-            raise InputError(f"{where}: y.member", "is that of x too", shorten(self.y.member),
+            raise InputError(f"{self.where}: y.member", "is swept along x already", self.y.member,
                              "another member")  # fmt: skip
         if calls > MOST_CALLS:
-            raise InputError(f"{where}: count", "calls are too many for one sweep", hex(calls),
+            raise InputError(self.where, "calls are too many for one sweep", hex(calls),
                              f"at most {MOST_CALLS:#x}")  # fmt: skip
 
     @property
@@ -150,10 +151,9 @@ class Sweep:
         return f'sweep "{self.id}"'
 
     @property
-    def axes(self) -> dict[str, Axis]:
-        """The axes by their members."""
-        both = (self.x,) if self.y is None else (self.x, self.y)
-        return {axis.member: axis for axis in both}
+    def axes(self) -> tuple[Axis, ...]:
+        """The one axis, or both: x and y."""
+        return (self.x,) if self.y is None else (self.x, self.y)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle and copy by value: a mapping proxy cannot be."""

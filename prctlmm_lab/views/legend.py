@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from prctlmm_lab.kernel.rules import RULES, Rule
 from prctlmm_lab.views.areas import Kind
 from prctlmm_lab.views.layout import Flag
 
@@ -123,3 +124,59 @@ class Sign:
 HOLDS = Sign("✓", "#00664b", PAPER)
 BROKEN = Sign("✗", "#8a5a00", "#fdf2dc")
 REFUSES = Sign("✖", MOVED, "#fbe3d6")
+
+# ---- verdicts ---------------------------------------------------------------------------------
+
+ACCEPTED_LOOK = Look("#7d9a8c", "#f1f6f3", Pattern.PLAIN, "accepted")
+"""The calm ground of what no rule refuses."""
+DISAGREES = "#e0002d"
+"""Where kernel and specification disagree; nothing else has this colour."""
+DISAGREES_WORDS = "disagreement"
+
+_FAMILY_COLOURS: dict[str, tuple[str, tuple[str, str]]] = {
+    "call": ("#5a5a5a", ("#e2e2e2", "#c6c6c6")),
+    "range": ("#0072b2", ("#cfe3f0", "#9cc6e0")),
+    "order": ("#a86f00", ("#fbe3b5", "#f2c768")),
+    "heap": ("#00664b", ("#9fdcc6", "#6cc6a6")),
+    "limit": ("#00664b", ("#c5e8dc", "#8fd2bb")),
+    "auxv": ("#8f3f6d", ("#f2dbe7", "#dfb0cb")),
+    "exe": ("#1b6f9e", ("#d8eefb", "#a4d5f3")),
+}
+"""Families of rules: the colour of their patterns, and two grounds."""
+_UPRIGHT, _LEVEL, _RISING, _FALLING, _DOTTED, _CROSSED = (
+    Pattern.UPRIGHT, Pattern.LEVEL, Pattern.RISING, Pattern.FALLING, Pattern.DOTTED, Pattern.CROSSED
+)  # fmt: skip
+_PATTERNS = (_UPRIGHT, _LEVEL, _RISING, _FALLING, _DOTTED, _CROSSED)
+_OTHER_PATTERNS = {
+    # What decides side by side over the same members has different patterns, also in grey.
+    "order": (_RISING, _UPRIGHT, _UPRIGHT, _FALLING, _DOTTED, _CROSSED),
+    "limit": (_LEVEL,),
+    "heap": (_RISING,),
+}
+
+
+def look_of(rule: Rule | None) -> Look:
+    """Return how a region is drawn over which a rule decides: in every picture the same.
+
+    The colour tells the family of the rule, the pattern which of them it is.
+    """
+    if rule is None:
+        return ACCEPTED_LOOK
+    return _RULE_LOOKS[rule.id]
+
+
+def _rule_looks() -> dict[str, Look]:
+    families: dict[str, list[str]] = {}
+    for rule in RULES:
+        families.setdefault(rule.id.partition(".")[0], []).append(rule.id)
+    looks = {}
+    for family, members in families.items():
+        colour, grounds = _FAMILY_COLOURS[family]
+        for number, name in enumerate(members):
+            patterns = _OTHER_PATTERNS.get(family, _PATTERNS)
+            again, place = divmod(number, len(patterns))
+            looks[name] = Look(colour, grounds[again], patterns[place], name)
+    return looks
+
+
+_RULE_LOOKS = _rule_looks()

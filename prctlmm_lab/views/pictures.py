@@ -59,7 +59,7 @@ def draw(
     scene = draw_scene(picture)
     if ax is None:
         unit = min(WIDTH / scene.width, HEIGHT / scene.height) / 2.54
-        figure = _picture_class()(figsize=(scene.width * unit, scene.height * unit))
+        figure = picture_class()(figsize=(scene.width * unit, scene.height * unit))
         ax = figure.add_axes((0, 0, 1, 1))
     _fill(ax, scene)
     root: Figure = ax.get_figure(root=True)  # type: ignore[assignment]
@@ -97,7 +97,8 @@ def _rendered(figure: Figure, kind: str) -> bytes:
 
 
 @cache
-def _picture_class() -> type[Figure]:
+def picture_class() -> type[Figure]:
+    """Return the class of figures that show themselves in a notebook."""
     from matplotlib.figure import Figure
 
     class Picture(Figure):
@@ -183,7 +184,7 @@ def _text(mark: Text, point: float) -> Any:
     return Label(
         mark.x,
         mark.y + 0.35 * mark.size,
-        _with_glyphs(mark.text, family, weight),
+        with_glyphs(mark.text, family, weight),
         color=mark.colour,
         fontproperties=FontProperties(family=family, weight=weight, size=mark.size * point),
         horizontalalignment=_ALIGNMENT[mark.anchor],
@@ -193,7 +194,7 @@ def _text(mark: Text, point: float) -> Any:
     )
 
 
-def _with_glyphs(text: str, family: str, weight: str) -> str:
+def with_glyphs(text: str, family: str, weight: str) -> str:
     """Write characters that the face does not have as escapes, in place of empty boxes."""
     if text.isascii():
         return text

@@ -1,4 +1,4 @@
-"""What the lab knows as pandas tables: members, maps, auxiliary vector, differences, rules.
+"""What the lab knows as pandas tables: members, maps, vectors, differences, rules, releases.
 
 Needs pandas, which is imported on use. Addresses are hex strings, ends are exclusive. A part of a
 snapshot that could not be read is shown as such, with its errno.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prctlmm_lab.kernel.abi import MEMBERS
 from prctlmm_lab.kernel.difference import Change, shown
 from prctlmm_lab.kernel.procfs import Snapshot, Unreadable, Vma
+from prctlmm_lab.kernel.releases import CHANGES
 from prctlmm_lab.kernel.rules import Explanation, Finding, errno_name
 from prctlmm_lab.views.words import printable, size_text
 
@@ -97,6 +98,25 @@ def rules_table(explanation: Explanation) -> DataFrame:
         for position, finding in enumerate(explanation.findings, 1)
     ]
     return _frame("order", columns, rows)
+
+
+def releases_table() -> DataFrame:
+    """Return every change of the call and of what it shows, the earlier first, with its source.
+
+    `stable` names the first stable kernels that took it over, `known` how it is known: run, read in
+    the source, read in mails, or recalled.
+
+    >>> releases_table().loc["v4.10", "rules and effects"]
+    'exe.once'
+    """
+    columns = ("commit", "rules and effects", "what changed", "stable", "known", "not certain")
+    rows = [
+        (str(change.first), ", ".join(change.commits), ", ".join(change.subjects), change.what,
+         ", ".join(f"v{series}.{number}" for series, number in change.stable.items()),
+         ", ".join(change.known), change.doubt)
+        for change in CHANGES
+    ]  # fmt: skip
+    return _frame("release", columns, rows)
 
 
 def whole(table: DataFrame) -> Styler:

@@ -197,7 +197,7 @@ class Explorer(widgets.VBox):
         undone = self.exploration.undo()
         self._start_over()
         if not undone:
-            self.message.value = _note("There is nothing to undo.")
+            self.message.value = note("There is nothing to undo.")
 
     def reset(self) -> None:
         """Take back every change since the preset was chosen."""
@@ -208,9 +208,7 @@ class Explorer(widgets.VBox):
         """Show the draft as a recipe, to be copied."""
         self.recipe.value = self.exploration.recipe()
         self.recipe.layout.display = ""
-        self.message.value = _note(
-            "Save the text as draft.toml and run: prctlmm-lab run draft.toml"
-        )
+        self.message.value = note("Save the text as draft.toml and run: prctlmm-lab run draft.toml")
 
     def close(self) -> None:
         """End the specimens and take the widget off the page."""
@@ -242,7 +240,7 @@ class Explorer(widgets.VBox):
         draft, values = self.exploration.draft, dict(prepared.map)
         self.picture.value = _draft_html(prepared)
         self.answer.value = rules_html(prepared.explanation)
-        self.message.value, self.about.value = "", _note(draft.explanation)
+        self.message.value, self.about.value = "", note(draft.explanation)
         with self._silently():
             for name, row in self.rows.items():
                 formula = str(draft.change.get(name, ""))
@@ -254,7 +252,7 @@ class Explorer(widgets.VBox):
 
     def _show_result(self, result: Result) -> None:
         self.answer.value = result_html(result)
-        self.message.value = _note(
+        self.message.value = note(
             f"Record {len(self.exploration.records)} of this session: {result.logged}"
         )
         if result.after is not None:
@@ -288,23 +286,28 @@ class Explorer(widgets.VBox):
             if member and isinstance(error, InputError):
                 self.rows[member].complain(problem)
             else:
-                self.message.value = _alert(str(error))
+                self.message.value = alert(str(error))
         except Exception:
-            # A mistake of ours: the traceback is shown, marked for the check after an execution.
-            text = escape(traceback.format_exc())
-            self.message.value = f'<pre role="alert" data-lab-error="1">{text}</pre>'
+            self.message.value = mistake()
 
 
 def _key(experiment: Experiment) -> tuple[str, str]:
     return experiment.id, experiment.title
 
 
-def _note(text: str) -> str:
+def note(text: str) -> str:
+    """Return a remark as HTML."""
     return f"<small>{escape(text)}</small>"
 
 
-def _alert(text: str) -> str:
+def alert(text: str) -> str:
+    """Return what is wrong as HTML."""
     return f'<span role="alert" style="color:#a00">✗ {escape(text)}</span>'
+
+
+def mistake() -> str:
+    """Return the traceback of a mistake of ours as HTML, marked for the check after a run."""
+    return f'<pre role="alert" data-lab-error="1">{escape(traceback.format_exc())}</pre>'
 
 
 def _draft_html(prepared: Prepared) -> str:

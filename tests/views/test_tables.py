@@ -11,6 +11,7 @@ import pytest
 from prctlmm_lab.kernel.abi import MEMBERS, PrctlMmMap
 from prctlmm_lab.kernel.difference import Change, difference
 from prctlmm_lab.kernel.procfs import Snapshot, Unreadable
+from prctlmm_lab.kernel.releases import CHANGES
 from prctlmm_lab.kernel.rules import Situation, explain
 from prctlmm_lab.specimen.process import Specimen
 from prctlmm_lab.views.html import difference_html, rules_html
@@ -21,6 +22,7 @@ from prctlmm_lab.views.tables import (
     difference_table,
     maps_table,
     members_table,
+    releases_table,
     rules_table,
 )
 from tests.views.address_spaces import FACTS, HOSTILE, snapshot, vma
@@ -116,6 +118,25 @@ def test_rules_are_in_the_kernels_order_and_one_decides(
     assert list(table["rule"][table["state"] == "broken"]) == others
     if first:
         assert list(table["errno"][table["rule"] == first]) == ["EINVAL"]
+
+
+def test_every_change_of_the_kernel_has_a_row() -> None:
+    table = releases_table()
+    assert list(table.index) == [str(change.first) for change in CHANGES]
+    assert list(table["what changed"]) == [change.what for change in CHANGES]
+    row = table[table["commit"] == "a9e73998f9d7"].iloc[0]
+    assert dict(row) == {
+        "commit": "a9e73998f9d7",
+        "rules and effects": "order.data_strict, order.data",
+        "what changed": "start_data may equal end_data.",
+        "stable": "v5.1.10, v4.19.51, v4.14.126, v4.9.183, v4.4.183",
+        "known": "source, mail",
+        "not certain": "",
+    }
+    assert set(table["commit"][table["known"].str.contains("recalled")]) == {
+        "90f8572b0f02",
+        "11bbd8b41683",
+    }
 
 
 # ---- HTML --------------------------------------------------------------------------------------
