@@ -13,9 +13,9 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from prctlmm_lab.errors import (
     InputError,
@@ -26,12 +26,22 @@ from prctlmm_lab.errors import (
 )
 
 if TYPE_CHECKING:
+    from prctlmm_lab.experiments.axes import Sweep
+    from prctlmm_lab.experiments.conformance import CaseResult
     from prctlmm_lab.experiments.experiment import Experiment, Prepared
     from prctlmm_lab.experiments.record import Record
-    from prctlmm_lab.kernel.rules import Finding
+    from prctlmm_lab.experiments.swept import SweepResult
+    from prctlmm_lab.kernel.facts import Facts
+    from prctlmm_lab.kernel.rules import Explanation, Finding
+
+    Elsewhere = tuple[Facts, Explanation]
+    """The facts of a release, and what its rules say to a call."""
 
 FINE, DISAGREEMENT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 COLUMNS = 80
+
+_Part = TypeVar("_Part", "Experiment", "Sweep")
+"""Of a recipe."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -108,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
         "explain", help="what the kernel will say to a recipe, and why",
         epilog="Example: prctlmm-lab explain data/recipes/refusals.toml --only order.code",
     )  # fmt: skip
+    explain.add_argument("--on", action="append", metavar="RELEASE",
+                         help="as documented of a release: v5.10, or 4.19,5.10.69")  # fmt: skip
     explain.set_defaults(command=_explain)
 
     run = commands.add_parser(
@@ -119,10 +131,28 @@ def _parser() -> argparse.ArgumentParser:
                      help="draw the address space before and after (PNG, SVG or PDF)")  # fmt: skip
     run.set_defaults(command=_run)
 
-    for command in (explain, run):
+    conformance = commands.add_parser(
+        "conformance", help="hold this kernel to the named cases, as KTAP",
+        epilog="Example: prctlmm-lab conformance order limit.data",
+    )  # fmt: skip
+    conformance.add_argument("names", nargs="*", metavar="NAME",
+                             help="a subject, a case, or the beginning of cases")  # fmt: skip
+    conformance.add_argument("--json", action="store_true", help="one JSON object for each case")
+    conformance.set_defaults(command=_conformance)
+
+    sweep = commands.add_parser(
+        "sweep", help="ask the real kernel about a whole range of one or two members",
+        epilog="Example: prctlmm-lab sweep data/recipes/sweeps.toml --only heap --picture a.png",
+    )  # fmt: skip
+    sweep.add_argument("--picture", type=Path, metavar="FILE",
+                       help="draw which rule decides where (PNG, SVG or PDF)")  # fmt: skip
+    sweep.add_argument("--csv", type=Path, metavar="FILE", help="write one row for each call")
+    sweep.set_defaults(command=_sweep)
+
+    for command in (explain, run, sweep):
         command.add_argument("recipe", metavar="RECIPE", help="a TOML file, as in data/recipes")
-        command.add_argument("--only", metavar="ID", help="just this experiment of the recipe")
-    for command in (doctor, explain, run):
+        command.add_argument("--only", metavar="ID", help="just this one of the recipe")
+    for command in (doctor, explain, run, sweep):
         command.add_argument("--json", action="store_true", help="JSON on standard output")
 
     lab = commands.add_parser("lab", help="open JupyterLab on the first notebook")
@@ -150,16 +180,26 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _experiments(options: argparse.Namespace) -> tuple[Experiment, ...]:
-    from prctlmm_lab.experiments.formula import shorten, suggestion
     from prctlmm_lab.experiments.recipe import read_recipe
 
-    experiments = read_recipe(options.recipe).experiments
-    if options.only is None:
-        return experiments
-    chosen = tuple(e for e in experiments if e.id == options.only)
+    return _choose(read_recipe(options.recipe).experiments, "experiment", options)
+
+
+def _choose(
+    entries: tuple[_Part, ...], kind: str, options: argparse.Namespace
+) -> tuple[_Part, ...]:
+    """Return those of a recipe's experiments or sweeps that are asked for."""
+    from prctlmm_lab.experiments.formula import printable, shorten, suggestion
+
+    if not entries:
+        other = "run" if kind == "sweep" else "sweep"
+        raise InputError(printable(options.recipe), f"holds no {kind}", "",
+                         f"prctlmm-lab {other} for what it holds")  # fmt: skip
+    chosen = tuple(entry for entry in entries if options.only in (None, entry.id))
     if not chosen:
-        raise InputError("--only", "is not an experiment of this recipe", shorten(options.only),
-                         suggestion(options.only, [e.id for e in experiments]))  # fmt: skip
+        article = "an" if kind == "experiment" else "a"
+        raise InputError("--only", f"is not {article} {kind} of this recipe", shorten(options.only),
+                         suggestion(options.only, [entry.id for entry in entries]))  # fmt: skip
     return chosen
 
 
@@ -181,27 +221,57 @@ def _prepared(experiments: Iterable[Experiment]) -> Iterator[Prepared | None]:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    status = FINE
+    status, releases = FINE, _releases(options.on)
     for prepared in _prepared(_experiments(options)):
         if prepared is None:
             status = BAD_INPUT
-        elif options.json:
-            print(json.dumps(_explanation_data(prepared)))
+            continue
+        elsewhere = [_explained_on(release, prepared) for release in releases]
+        if options.json:
+            print(json.dumps(_explanation_data(prepared, elsewhere)))
         else:
-            print(_explanation_text(prepared))
+            print(_explanation_text(prepared, elsewhere))
     return status
 
 
-def _explanation_data(prepared: Prepared) -> dict[str, object]:
-    from prctlmm_lab.kernel.rules import errno_name
+def _releases(named: list[str] | None) -> list[str]:
+    """Split what --on was given, and refuse what is no release before anything is started."""
+    from prctlmm_lab.kernel.releases import read_release
 
-    explanation = prepared.explanation
-    deciding = explanation.deciding
-    return {
+    texts = [text.strip() for part in named or [] for text in part.split(",")]
+    return list(dict.fromkeys(str(read_release(text, "--on")) for text in texts))
+
+
+def _explained_on(release: str, prepared: Prepared) -> Elsewhere:
+    """Apply the rules of a release to a call that was prepared here."""
+    from prctlmm_lab.kernel.releases import facts_on
+    from prctlmm_lab.kernel.rules import explain
+
+    facts = facts_on(release, prepared.bench.facts)
+    return facts, explain(prepared.situation, facts)
+
+
+def _explanation_data(prepared: Prepared, elsewhere: list[Elsewhere]) -> dict[str, object]:
+    data = {
         "id": prepared.experiment.id,
         "title": prepared.experiment.title,
         "map": {name: hex(value) for name, value in prepared.map},
         "changes": {name: [hex(old), hex(new)] for name, old, new in _changed(prepared)},
+        **_verdict_data(prepared.explanation),
+    }
+    if elsewhere:
+        data["on"] = [
+            {"release": facts.release, "assumed": facts.assumed, **_verdict_data(explanation)}
+            for facts, explanation in elsewhere
+        ]
+    return data
+
+
+def _verdict_data(explanation: Explanation) -> dict[str, object]:
+    from prctlmm_lab.kernel.rules import errno_name
+
+    deciding = explanation.deciding
+    return {
         "verdict": errno_name(explanation.errno) if deciding else "accepted",
         "rule": deciding.rule.id if deciding else "",
         "rules": [_finding_data(finding) for finding in explanation.findings],
@@ -227,37 +297,84 @@ def _changed(prepared: Prepared) -> list[tuple[str, int, int]]:
     return [(name, before[name], new) for name, new in prepared.map if new != before[name]]
 
 
-def _explanation_text(prepared: Prepared) -> str:
-    experiment, deciding = prepared.experiment, prepared.explanation.deciding
-    rows = _acceptance_rows(prepared) if deciding is None else _refusal_rows(prepared, deciding)
+def _explanation_text(prepared: Prepared, elsewhere: list[Elsewhere]) -> str:
+    experiment = prepared.experiment
+    if not elsewhere:
+        rows = _explanation_rows(prepared, prepared.explanation, "this kernel")
+    elif len(elsewhere) == 1:
+        ((facts, explanation),) = elsewhere
+        kernel = facts.release.split()[0]
+        rows = [
+            ("on", f"{facts.release}, not run"),
+            ("here", f"{_short_verdict(prepared.explanation)} ({prepared.bench.facts.release})"),
+            *_explanation_rows(prepared, explanation, kernel),
+        ]
+    else:
+        rows = _comparison_rows(prepared, elsewhere)
     head = ": ".join(filter(None, (experiment.id, experiment.title)))
     return "\n".join([
         _wrapped(head, later=4), *(_wrapped(f"  {what:9} {text}", later=14) for what, text in rows)
     ])  # fmt: skip
 
 
-def _acceptance_rows(prepared: Prepared) -> list[tuple[str, str]]:
+def _explanation_rows(
+    prepared: Prepared, explanation: Explanation, kernel: str
+) -> list[tuple[str, str]]:
+    if explanation.deciding is None:
+        return _acceptance_rows(prepared, explanation, kernel)
+    return _refusal_rows(explanation, explanation.deciding)
+
+
+def _comparison_rows(prepared: Prepared, elsewhere: list[Elsewhere]) -> list[tuple[str, str]]:
+    """Say the verdict here and on each release; what a rule compared stands where it is first."""
+    here = f"({prepared.bench.facts.release})"
+    rows, told = [], set()
+    for kernel, explanation in [
+        (f"here {here}", prepared.explanation),
+        *((facts.release, explanation) for facts, explanation in elsewhere),
+    ]:
+        name, _, note = kernel.partition(" ")
+        verdict = _short_verdict(explanation)
+        if note != "(documented)":
+            verdict += f" {note}"
+        deciding = explanation.deciding
+        if deciding and deciding.rule.id not in told:
+            verdict += f": {deciding.numbers}"
+            told.add(deciding.rule.id)
+        rows.append((name, verdict))
+    return [*rows, ("", "releases as documented, not run")]
+
+
+def _short_verdict(explanation: Explanation) -> str:
+    from prctlmm_lab.kernel.rules import errno_name
+
+    if explanation.deciding is None:
+        return "accepted"
+    return f"{errno_name(explanation.errno)} by rule {explanation.deciding.rule.id}"
+
+
+def _acceptance_rows(
+    prepared: Prepared, explanation: Explanation, kernel: str
+) -> list[tuple[str, str]]:
     """Say what changes, and each rule that looked at it, with its numbers."""
-    findings, changes = prepared.explanation.findings, _changed(prepared)
+    findings, changes = explanation.findings, _changed(prepared)
     names = {name for name, _, _ in changes}
     checked = [finding for finding in findings if names & set(finding.rule.members)]
-    first = ("verdict", f"accepted: none of the {len(findings)} rules of this kernel is broken")
+    first = ("verdict", f"accepted: none of the {len(findings)} rules of {kernel} is broken")
     moved = [(name, f"{old:#x} -> {new:#x}") for name, old, new in changes]
     rows = [("changes", f"{name} {values}") for name, values in moved]
     rows += [("checked", f"{finding.rule.id}: {finding.numbers}") for finding in checked]
     return [first, *_once(rows or [("changes", "nothing: every member keeps its value")])]
 
 
-def _refusal_rows(prepared: Prepared, deciding: Finding) -> list[tuple[str, str]]:
-    from prctlmm_lab.kernel.rules import errno_name
-
+def _refusal_rows(explanation: Explanation, deciding: Finding) -> list[tuple[str, str]]:
     rule = deciding.rule
     asked = "in none of the requirements of commit f606b77f1a"
     if rule.requirement:
         asked = f"in requirement {rule.requirement} of commit f606b77f1a's message"
-    others = [finding for finding in prepared.explanation.broken if finding is not deciding]
+    others = [finding for finding in explanation.broken if finding is not deciding]
     return [
-        ("verdict", f"{errno_name(prepared.explanation.errno)} by rule {rule.id}"),
+        ("verdict", _short_verdict(explanation)),
         ("needed", rule.title),
         ("numbers", deciding.numbers),
         ("stated", asked),
@@ -372,28 +489,123 @@ def _wrapped(line: str, *, later: int) -> str:
 
 def _require_picture(path: Path) -> None:
     """Refuse what would be known to fail only after the call."""
-    from importlib.util import find_spec
-
     from prctlmm_lab.views.pictures import FORMATS
 
-    if find_spec("matplotlib") is None:
-        raise UnsupportedSystem("matplotlib is not installed", "Run `make lab`.")
+    _require("matplotlib")
     if path.suffix.removeprefix(".").lower() not in FORMATS:
         endings = ", ".join(f".{name}" for name in FORMATS)
         raise InputError("--picture", "has no ending of a picture", str(path), endings)
+    _require_folder("--picture", path)
+
+
+def _require(package: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(package) is None:
+        raise UnsupportedSystem(f"{package} is not installed", "Run `make lab`.")
+
+
+def _require_folder(option: str, path: Path) -> None:
     if not path.parent.is_dir():
-        raise InputError("--picture", "has no folder to go to", str(path), "one that is there")
+        raise InputError(option, "has no folder to go to", str(path), "one that is there")
 
 
 def _picture(prepared: Prepared, path: Path) -> None:
     from prctlmm_lab.views.pictures import draw, save
 
     figure = draw(prepared.bench.specimen.snapshot(), before=prepared.before)
+    _write(path, lambda: save(figure, path))
+
+
+def _write(path: Path, write: Callable[[], None]) -> None:
     try:
-        save(figure, path)
+        write()
     except OSError as error:
         raise InputError(str(path), f"cannot be written: {error.strerror}") from None
     print(f"prctlmm-lab: {path} written", file=sys.stderr)
+
+
+# ---- sweep ------------------------------------------------------------------------------------
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from prctlmm_lab.experiments.recipe import read_recipe
+
+    sweeps = _choose(read_recipe(options.recipe).sweeps, "sweep", options)
+    for name in ("picture", "csv"):
+        if getattr(options, name) and len(sweeps) > 1:
+            raise InputError(f"--{name}", "shows one sweep; choose it with --only", "",
+                             ", ".join(wanted.id for wanted in sweeps))  # fmt: skip
+    _require("numpy")
+    if options.picture:
+        _require_picture(options.picture)
+    if options.csv:
+        _require("pandas")
+        _require_folder("--csv", options.csv)
+    statuses: list[int] = []
+    for wanted in sweeps:
+        if not options.json and {FINE, DISAGREEMENT} & {*statuses}:
+            print()
+        statuses.append(_sweep_one(wanted, options))
+    return DISAGREEMENT if DISAGREEMENT in statuses else max(statuses)
+
+
+def _sweep_one(wanted: Sweep, options: argparse.Namespace) -> int:
+    """Carry out a sweep and show it; one that cannot be set up here is said."""
+    from prctlmm_lab.experiments.experiment import SetupError
+    from prctlmm_lab.experiments.sweep import sweep
+
+    try:
+        result = sweep(wanted)
+    except SpecimenStartError:
+        raise
+    except (SetupError, SpecimenError) as error:
+        _complain(error)
+        return BAD_INPUT
+    if options.json:
+        print(json.dumps(result.data()))
+    else:
+        print(result.text())
+    _write_sweep(result, options)
+    return DISAGREEMENT if result.disagreements else FINE
+
+
+def _write_sweep(result: SweepResult, options: argparse.Namespace) -> None:
+    if options.picture:
+        from prctlmm_lab.views.pictures import save
+        from prctlmm_lab.views.verdicts import draw_verdicts
+
+        figure = draw_verdicts(result)
+        _write(options.picture, lambda: save(figure, options.picture))
+    if options.csv:
+        _write(options.csv, lambda: result.frame().to_csv(options.csv, index=False))
+
+
+# ---- conformance ------------------------------------------------------------------------------
+
+
+def _conformance(options: argparse.Namespace) -> int:
+    from prctlmm_lab.experiments.conformance import FAIL, cases, conformance, header, ktap
+    from prctlmm_lab.experiments.record import plain
+    from prctlmm_lab.specimen.probe import facts_here
+
+    groups = cases(options.names)
+    heading = header(facts_here(), os.geteuid(), groups)
+    failed = False
+
+    def results() -> Iterator[CaseResult]:
+        nonlocal failed
+        for told in conformance(groups):
+            failed |= told.result == FAIL
+            yield told
+
+    if options.json:
+        lines: Iterator[str] = (json.dumps(plain(told)) for told in results())
+    else:
+        lines = ktap(groups, results(), heading)
+    for line in lines:
+        print(line, flush=True)
+    return DISAGREEMENT if failed else FINE
 
 
 # ---- lab --------------------------------------------------------------------------------------

@@ -7,15 +7,17 @@ done after. Values are symbolic, so that it can be replayed under another layout
 from __future__ import annotations
 
 import os
+import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
 from prctlmm_lab.errors import InputError, SpecimenError, SystemCallError
 from prctlmm_lab.experiments.formula import Value, shorten, suggestion
+from prctlmm_lab.experiments.needs import check_need, unmet
 from prctlmm_lab.experiments.record import (
     Agreement,
     Answer,
@@ -40,17 +42,31 @@ from prctlmm_lab.experiments.steps import (
     resolve_changes,
     widest,
 )
-from prctlmm_lab.kernel.abi import MAP_SIZE, MEMBER, PrctlMmMap, unknown_member
+from prctlmm_lab.kernel.abi import (
+    MAP_SIZE,
+    MEMBER,
+    PR_SET_MM,
+    Operation,
+    PrctlMmMap,
+    unknown_member,
+)
 from prctlmm_lab.kernel.difference import difference, shown
-from prctlmm_lab.kernel.effects import disagreements
+from prctlmm_lab.kernel.effects import EFFECT, Memory, disagreements
 from prctlmm_lab.kernel.facts import Facts
+from prctlmm_lab.kernel.legacy import LEGACY_RULE, rules_of, saved_vector
+from prctlmm_lab.kernel.message import PLACES
 from prctlmm_lab.kernel.model import Model, specification
 from prctlmm_lab.kernel.procfs import Snapshot, Unreadable
 from prctlmm_lab.kernel.rules import RULE, Explanation, Situation, errno_name, explain
 from prctlmm_lab.specimen.build import BUILDS
 from prctlmm_lab.specimen.probe import facts_here
 from prctlmm_lab.specimen.process import Specimen
-from prctlmm_lab.specimen.situation import is_readable, memory_of, situation_of
+from prctlmm_lab.specimen.situation import (
+    is_readable,
+    member_situation_of,
+    memory_of,
+    situation_of,
+)
 
 VERDICTS = ("accepted", "EINVAL", "EFAULT", "EPERM", "EBADF", "EACCES", "EBUSY")
 """What the call can end with, for predictions."""
@@ -114,10 +130,61 @@ class Subject:
 class Call:
     """How the call is made, apart from the map."""
 
-    size: Value = MAP_SIZE
+    size: Value | None = None
+    """The fourth argument; if None the size of the struct for MAP, else 0."""
     arg5: Value = 0
     pointer: Value | None = None
-    """Where the struct is said to lie; by default it is written to memory and found there."""
+    """Where MAP's struct is said to lie; by default it is written to memory and found there."""
+    operation: str = "MAP"
+    """Of PR_SET_MM, such as START_CODE; or the number of one that does not exist."""
+    value: Value | None = None
+    """The third argument of any other operation than MAP: an address, or a descriptor."""
+
+    @property
+    def number(self) -> int:
+        """The second argument: the operation's number."""
+        by_name = Operation.__members__.get(self.operation)
+        return int(self.operation, 0) if by_name is None else by_name
+
+    @property
+    def fourth(self) -> Value:
+        """The fourth argument, or what stands for it."""
+        if self.size is not None:
+            return self.size
+        return MAP_SIZE if self.number == Operation.MAP else 0
+
+    def check(self, where: str, *, changes: bool) -> None:
+        """Refuse an operation that cannot be named so, and what does not go with it.
+
+        `changes` says that the experiment changes members. Raises InputError; `where` names the
+        experiment in messages.
+        """
+        _check_operation(self.operation, f"{where}: call.operation")
+        if self.number == Operation.MAP:
+            if self.value is not None:
+                raise InputError(f"{where}: call.value", "is not for MAP", shorten(self.value),
+                                 "change, or call.pointer")  # fmt: skip
+            if self.pointer is not None and changes:
+                raise InputError(f"{where}: change", "has no effect when call.pointer says where "
+                                 "the struct lies", "", "one of the two")  # fmt: skip
+            return
+        if changes or self.pointer is not None:
+            place = "change" if changes else "call.pointer"
+            raise InputError(f"{where}: {place}", f"is not for {self.operation}", "", "call.value")
+        if self.value is None:
+            raise InputError(f"{where}: call.value", "is missing")
+
+
+def _check_operation(operation: str, where: str) -> None:
+    if operation in Operation.__members__:
+        return
+    if not re.fullmatch(r"[0-9]{1,9}", operation):
+        raise InputError(where, "is not an operation of PR_SET_MM", shorten(operation),
+                         suggestion(operation, Operation.__members__))  # fmt: skip
+    known = {int(each): each.name for each in Operation}.get(int(operation))
+    if known or operation != str(int(operation)):
+        right = known or str(int(operation))
+        raise InputError(where, "is not how it is written", shorten(operation), f'"{right}"')
 
 
 @dataclass(frozen=True)
@@ -146,6 +213,12 @@ class Experiment:
     """The learner's prediction: "accepted" or the name of an errno."""
     rule: str = ""
     """The id of the rule that the author wants to decide; empty for none."""
+    effect: str = ""
+    """The id of the effect that it is about; empty for none."""
+    requirement: str = ""
+    """The place of commit f606b77f1a's message that it is about, as `kernel/message.py` has it."""
+    needs: tuple[str, ...] = ()
+    """What a kernel must do or not do for it: "hole_shrinks", "not heap.above_data"."""
 
     def __post_init__(self) -> None:
         where = f'experiment "{self.id}"'
@@ -155,12 +228,11 @@ class Experiment:
         if self.predict and self.predict not in VERDICTS:
             raise InputError(f"{where}: predict", "is not a verdict", shorten(self.predict),
                              suggestion(self.predict, VERDICTS))  # fmt: skip
-        if self.rule and self.rule not in RULE:
-            raise InputError(f"{where}: rule", "is not a rule", shorten(self.rule),
-                             suggestion(self.rule, RULE))  # fmt: skip
-        if self.call.pointer is not None and self.change:
-            raise InputError(f"{where}: change", "has no effect when call.pointer says where the "
-                             "struct lies", "", "one of the two")  # fmt: skip
+        self._check_citations(where)
+        for number, need in enumerate(self.needs):
+            check_need(need, f"{where}: needs[{number}]")
+        self.call.check(where, changes=bool(self.change))
+        object.__setattr__(self, "needs", tuple(self.needs))
         object.__setattr__(self, "change", MappingProxyType(dict(self.change)))
         object.__setattr__(self, "setup", tuple(self.setup))
         object.__setattr__(self, "after", tuple(self.after))
@@ -170,11 +242,23 @@ class Experiment:
         for member, value in self.change.items():
             check_value(value, known, f"{where}: change.{member}", widest(member))
         check_circles(self.change, f"{where}: change")
-        for name in ("size", "arg5", "pointer"):
+        for name in ("value", "size", "arg5", "pointer"):
             value = getattr(self.call, name)
             if value is not None:
                 check_value(value, known, f"{where}: call.{name}")
         check_steps(self.after, known, f"{where}: after")
+
+    def _check_citations(self, where: str) -> None:
+        cited: tuple[tuple[str, str, Iterable[str]], ...] = (
+            ("rule", "is not a rule", RULE | LEGACY_RULE),
+            ("effect", "is not an effect", EFFECT),
+            ("requirement", "is not a place of the commit message", PLACES),
+        )
+        for name, problem, known in cited:
+            value = getattr(self, name)
+            if value and value not in known:
+                raise InputError(f"{where}: {name}", problem, shorten(value),
+                                 suggestion(value, known))  # fmt: skip
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle and copy by value: a mapping proxy cannot be."""
@@ -201,6 +285,8 @@ class Prepared:
     size: int
     arg5: int
     pointer: int | None
+    value: int = 0
+    """The third argument of any other operation than MAP."""
 
 
 def prepare(
@@ -218,9 +304,14 @@ def prepare(
 def set_up(experiment: Experiment, specimen: Specimen, facts: Facts) -> Bench:
     """Do the steps before the call and return the bench that knows the names they made.
 
-    Raises InputError, SetupError for a step that the kernel refuses, SpecimenError.
+    Raises InputError, SetupError for a step that the kernel refuses and for what the experiment
+    needs of a kernel and this one has not, SpecimenError.
     """
-    return take_steps(experiment.setup, specimen, facts, f'experiment "{experiment.id}": setup')
+    where = f'experiment "{experiment.id}"'
+    for number, need in enumerate(experiment.needs):
+        if reason := unmet(need, facts):
+            raise SetupError(f"{where}: needs[{number}]", reason)
+    return take_steps(experiment.setup, specimen, facts, f"{where}: setup")
 
 
 def take_steps(steps: Iterable[Step], specimen: Specimen, facts: Facts, where: str) -> Bench:
@@ -233,6 +324,9 @@ def take_steps(steps: Iterable[Step], specimen: Specimen, facts: Facts, where: s
         answer = perform(step, bench, f"{where}[{number}]")
         if answer.refusal:
             raise SetupError(f"{where}[{number}]", f"the kernel refused {answer.refusal}")
+        if not answer.as_expected:
+            problem = f"the kernel answered {answer.answer}"
+            raise SetupError(f"{where}[{number}]", problem, "", answer.expected)
     return bench
 
 
@@ -254,8 +348,10 @@ def _predicted(experiment: Experiment, bench: Bench, model: Model, where: str) -
     before = specimen.snapshot()
     own = bench.before = specimen.current_map()
     new = resolve_changes(dict(experiment.change), own, bench, f"{where}: change")
-    size = bench.address(call.size, f"{where}: call.size")
+    size = bench.address(call.fourth, f"{where}: call.size")
     arg5 = bench.address(call.arg5, f"{where}: call.arg5")
+    if call.number != Operation.MAP:
+        return _predicted_member(experiment, bench, model, before, size, arg5)
     pointer = (
         None if call.pointer is None else bench.address(call.pointer, f"{where}: call.pointer")
     )
@@ -279,20 +375,61 @@ def _predicted(experiment: Experiment, bench: Bench, model: Model, where: str) -
     )
 
 
+def _predicted_member(
+    experiment: Experiment, bench: Bench, model: Model, before: Snapshot, size: int, arg5: int
+) -> Prepared:
+    """Predict what another operation than MAP does; the model's rules are not for it."""
+    specimen, facts, call = bench.specimen, bench.facts, experiment.call
+    value = bench.address(call.value or 0, f'experiment "{experiment.id}": call.value')
+    situation = member_situation_of(specimen, call.number, value, size=size, arg5=arg5)
+    explanation = explain(situation, facts, rules_of(call.number, facts))
+    effective: PrctlMmMap = situation.map
+    if explanation.errno:
+        effective = bench.before or effective
+    memory = memory_of(specimen, effective, before)
+    if call.number == Operation.AUXV and not explanation.errno:
+        effective = effective.changed(auxv_size=facts.auxv_capacity)
+        memory = replace(memory, vector=_saved_vector(before, memory, facts))
+    return Prepared(
+        experiment=experiment,
+        bench=bench,
+        map=situation.map,
+        situation=situation,
+        explanation=explanation,
+        shown=model.shown_after(before, effective, memory, facts),
+        before=before,
+        size=size,
+        arg5=arg5,
+        pointer=None,
+        value=value,
+    )
+
+
+def _saved_vector(before: Snapshot, memory: Memory, facts: Facts) -> bytes:
+    old = b"" if isinstance(before.auxv, Unreadable) else before.auxv
+    return saved_vector(old, memory.vector, facts)
+
+
 def perform(step: Step, bench: Bench, where: str) -> Answer:
     """Do one step and return what the kernel answered; a refusal is an answer.
 
     Raises InputError if a value makes no sense, SpecimenError with the step's place in it if the
     specimen ends.
     """
+    expected: int | None = None
     try:
+        expected = step.expected(bench, where)
         answer = step.perform(bench, where)
     except SystemCallError as error:
-        return Answer(step.verb, "", str(error))
+        return Answer(step.verb, "", str(error), _hex(expected))
     except SpecimenError as error:
         kind, (pid, call, *more) = error.__reduce__()
         raise kind(pid, f"{call} in {where}", *more) from None
-    return Answer(step.verb, "" if answer is None else hex(answer), "")
+    return Answer(step.verb, _hex(answer), "", _hex(expected))
+
+
+def _hex(number: int | None) -> str:
+    return "" if number is None else hex(number)
 
 
 def run(
@@ -343,7 +480,7 @@ def carry_out(prepared: Prepared, *, on_request: Callable[[Request], None] | Non
         difference=change_texts(changes),
         answers=tuple(answers),
         later=change_texts(later),
-        agreement=_agreement(prepared, outcome, after),
+        agreement=_agreement(prepared, outcome, after, answers),
     )
 
 
@@ -353,9 +490,7 @@ def _make_call(
     specimen, after = prepared.bench.specimen, None
     answers: list[Answer] = []
     try:
-        errno = specimen.set_map(
-            prepared.map, size=prepared.size, arg5=prepared.arg5, pointer=prepared.pointer
-        )
+        errno = _errno(prepared)
     except SpecimenError as error:
         return Outcome("", -1, str(error)), None, answers, None
     outcome = Outcome("accepted" if errno == 0 else errno_name(errno), errno, "")
@@ -367,6 +502,19 @@ def _make_call(
     except SpecimenError as error:
         return Outcome(outcome.verdict, errno, str(error)), after, answers, None
     return outcome, after, answers, final
+
+
+def _errno(prepared: Prepared) -> int:
+    """Make the call and return its errno, 0 for accepted."""
+    specimen, operation = prepared.bench.specimen, prepared.experiment.call.number
+    if operation == Operation.MAP:
+        return specimen.set_map(
+            prepared.map, size=prepared.size, arg5=prepared.arg5, pointer=prepared.pointer
+        )
+    call = PR_SET_MM, operation, prepared.value, prepared.size, prepared.arg5
+    errno = -specimen.attempt("prctl", *call)
+    specimen.exe_changed |= errno == 0 and operation == Operation.EXE_FILE
+    return errno
 
 
 def _afterwards(prepared: Prepared) -> Iterator[Answer]:
@@ -382,15 +530,18 @@ def _afterwards(prepared: Prepared) -> Iterator[Answer]:
 def _request(prepared: Prepared, facts: Facts) -> Request:
     from prctlmm_lab import __version__
 
-    deciding = prepared.explanation.deciding
+    deciding, call = prepared.explanation.deciding, prepared.experiment.call
     verdict, rule = _verdict(prepared.explanation)
+    alone = call.number != Operation.MAP
     return Request(
         id=uuid.uuid4().hex,
         time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         lab=__version__,
         experiment=experiment_data(prepared.experiment),
+        operation=call.operation,
+        value=hex(prepared.value) if alone else "",
         map={name: hex(value) for name, value in prepared.map},
-        struct=prepared.map.pack().hex(),
+        struct="" if alone else prepared.map.pack().hex(),
         size=hex(prepared.size),
         arg5=hex(prepared.arg5),
         facts=facts,
@@ -433,7 +584,9 @@ def _in_own_user_namespace(pid: int) -> bool | None:
         return None
 
 
-def _agreement(prepared: Prepared, outcome: Outcome, after: Snapshot | None) -> Agreement:
+def _agreement(
+    prepared: Prepared, outcome: Outcome, after: Snapshot | None, answers: Sequence[Answer]
+) -> Agreement:
     predicted, rule = _verdict(prepared.explanation)
     aim, learner = prepared.experiment.rule, prepared.experiment.predict
     same = outcome.errno == prepared.explanation.errno
@@ -446,13 +599,33 @@ def _agreement(prepared: Prepared, outcome: Outcome, after: Snapshot | None) -> 
         problems.append(f"verdict: predicted {predicted}, kernel {outcome.verdict or 'no answer'}")
     if aim and rule != aim:
         problems.append(f"rule: the recipe aims at {aim}, {rule or 'none'} decides")
+    steps = prepared.experiment.after
+    unexpected = list(_unexpected(steps, answers))
     return Agreement(
         verdict=same,
         effects=not wrong,
         rule=rule == aim if aim else None,
         learner=outcome.verdict == learner if learner else None,
-        disagreements=tuple(problems),
+        disagreements=(*problems, *unexpected),
+        answers=not unexpected if any(map(_expectation, steps)) else None,
     )
+
+
+def _unexpected(steps: Sequence[Step], answers: Sequence[Answer]) -> Iterator[str]:
+    """Yield a sentence for each step after the call that was not answered as expected."""
+    none = Answer("", "no answer", "")
+    for number, step in enumerate(steps):
+        wanted = _expectation(step)
+        told = answers[number] if number < len(answers) else none
+        if wanted and not (told.expected and told.as_expected):
+            expected, answer = told.expected or wanted, told.answer or told.refusal
+            yield f"after[{number}] {step.verb}: expected {expected}, kernel {answer}"
+
+
+def _expectation(step: Step) -> str:
+    """Return what the recipe expects as answer to a step, "" for nothing."""
+    expect = getattr(step, "expect", None)
+    return "" if expect is None else str(expect)
 
 
 def _verdict(explanation: Explanation) -> tuple[str, str]:

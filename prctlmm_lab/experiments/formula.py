@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 from prctlmm_lab.errors import InputError
 
@@ -25,6 +25,9 @@ Lookup = Callable[[str], int | None]
 
 It may raise LookupError with the reason why a name that it does know has no value now.
 """
+
+N = TypeVar("N")
+"""An int, or a numpy column of them."""
 
 LONGEST = 200
 """Characters of the longest formula, which also bounds how deep one can nest."""
@@ -163,7 +166,7 @@ class _Meaning(_Form):
 
     def named(self, name: str) -> int:
         try:
-            number = self.lookup(name)
+            number: int | None = self.lookup(name)
         except LookupError as error:
             raise InputError(self.where, str(error.args[0]), shorten(name)) from None
         if number is None:
@@ -201,7 +204,7 @@ def _number(node: ast.expr, form: _Form) -> int:
     raise form.refusal()
 
 
-def _bounded(number: Any, where: str) -> Any:
+def _bounded(number: N, where: str) -> N:
     for end in extremes(number):
         if not -_WIDEST < end < _WIDEST:
             raise InputError(where, "is too large", shorten(end), "at most 64 bits")

@@ -1,4 +1,4 @@
-"""Recipes: experiments in a TOML file, read strictly and written back.
+"""Recipes: experiments and sweeps in a TOML file, read strictly and written back.
 
 A recipe is data. Its values are numbers and formulas (`prctlmm_lab.experiments.formula`); nothing
 of it is evaluated as code. What is wrong is said in one sentence, with the place.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from prctlmm_lab.errors import InputError
+from prctlmm_lab.experiments.axes import Axis, Sweep
 from prctlmm_lab.experiments.experiment import Call, Experiment, Subject
 from prctlmm_lab.experiments.formula import printable, shorten, suggestion
 from prctlmm_lab.experiments.record import experiment_data
@@ -23,18 +25,22 @@ from prctlmm_lab.kernel.abi import MEMBER, unknown_member
 SCHEMA = "prctlmm-lab/recipe/1"
 LARGEST = 1 << 20
 """Bytes of the largest recipe."""
+T = TypeVar("T", Experiment, Sweep)
 MOST = 1000
 """Experiments in one recipe, and entries in any list of it."""
+AXIS_KEYS = {"first": "from", "last": "to"}
+"""What the ends of an axis are called in a recipe."""
 # tomllib needs time that grows with the square of a dotted key's length.
 _DEEP_KEY = re.compile(r"""(?:\.[ \t]*(?:"[^"\n]*+"|'[^'\n]*+'|[\w-]*+)[ \t]*){100}""")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Experiments that belong together, under a title."""
+    """Experiments and sweeps that belong together, under a title."""
 
     title: str
-    experiments: tuple[Experiment, ...]
+    experiments: tuple[Experiment, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -75,25 +81,40 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
     formula, and ids that are used twice.
     """
     table = _toml_table(text.removeprefix("\ufeff"), where)
-    _only(table, ("schema", "title", "experiment"), where)
+    _only(table, ("schema", "title", "experiment", "sweep"), where)
     if "schema" not in table:
         raise InputError(f"{where}: schema", "is missing", "", f'"{SCHEMA}"')
     if table["schema"] != SCHEMA:
         raise InputError(f"{where}: schema", "is not that of a recipe", shorten(table["schema"]),
                          f'"{SCHEMA}"')  # fmt: skip
     title = _label(table.get("title", ""), f"{where}: title")
-    entries = table.get("experiment", [])
-    if not isinstance(entries, list) or not entries or len(entries) > MOST:
+    if "experiment" not in table and "sweep" not in table:
         raise InputError(f"{where}: experiment", "must be written as [[experiment]] tables", "",
                          f"1 to {MOST} of them")  # fmt: skip
-    experiments: dict[str, Experiment] = {}
+    return Recipe(
+        title,
+        _entries(table, "experiment", experiment_from, where),
+        _entries(table, "sweep", sweep_from, where),
+    )
+
+
+def _entries(
+    table: Mapping[str, object], key: str, read: Callable[[object, str, int], T], where: str
+) -> tuple[T, ...]:
+    """Read the tables [[key]], of which each must have an id of its own."""
+    if key not in table:
+        return ()
+    entries = table[key]
+    if not isinstance(entries, list) or not entries or len(entries) > MOST:
+        raise InputError(f"{where}: {key}", f"must be written as [[{key}]] tables", "",
+                         f"1 to {MOST} of them")  # fmt: skip
+    found: dict[str, T] = {}
     for number, entry in enumerate(entries):
-        experiment = experiment_from(entry, where, number)
-        if experiment.id in experiments:
-            raise InputError(f"{where}: experiment[{number}].id", "is used twice",
-                             shorten(experiment.id))  # fmt: skip
-        experiments[experiment.id] = experiment
-    return Recipe(title, tuple(experiments.values()))
+        one = read(entry, where, number)
+        if one.id in found:
+            raise InputError(f"{where}: {key}[{number}].id", "is used twice", shorten(one.id))
+        found[one.id] = one
+    return tuple(found.values())
 
 
 def _toml_table(text: str, where: str) -> dict[str, Any]:
@@ -117,31 +138,62 @@ def experiment_from(table: object, where: str = "", number: int = 0) -> Experime
 
     Raises InputError as `parse_recipe`.
     """
-    start = f"{where}: " if where else ""
-    entries = _table(table, f"{start}experiment[{number}]")
-    identity = _identity(entries, f"{start}experiment[{number}].id")
-    # By its id an experiment is found in the file: TOML does not tell lines.
-    place = f'{start}experiment "{identity}"'
+    entries, place = _named(table, "experiment", where, number)
     _only(entries, [field.name for field in fields(Experiment)], place)
-    parts: dict[str, Any] = {
-        name: _label(entries[name], f"{place}: {name}")
-        for name in ("title", "explanation", "predict", "rule")
+    labels = ("title", "explanation", "predict", "rule", "effect", "requirement")
+    parts = _common_parts(entries, labels, place) | {
+        "call": _build(Call, entries.get("call", {}), f"{place}: call"),
+        "after": _steps(entries.get("after", []), f"{place}: after"),
+        "needs": _typed(entries.get("needs", []), "tuple[str, ...]", f"{place}: needs"),
+    }
+    return _checked(Experiment, parts, where)
+
+
+def sweep_from(table: object, where: str = "", number: int = 0) -> Sweep:
+    """Build a sweep from a table, as TOML or JSON gives it; otherwise as `experiment_from`."""
+    entries, place = _named(table, "sweep", where, number)
+    _only(entries, [field.name for field in fields(Sweep)], place)
+    if "x" not in entries:
+        raise InputError(f"{place}: x", "is missing")
+    axes = {
+        name: _build(Axis, entries[name], f"{place}: {name}", AXIS_KEYS)
+        for name in ("x", "y")
         if name in entries
+    }
+    return _checked(Sweep, axes | _common_parts(entries, ("title", "explanation"), place), where)
+
+
+def _named(table: object, key: str, where: str, number: int) -> tuple[dict[str, Any], str]:
+    """Return an entry's table, and the place by which messages name it: its id, if it has one."""
+    start = f"{where}: " if where else ""
+    entries = _table(table, f"{start}{key}[{number}]")
+    identity = _identity(entries, f"{start}{key}[{number}].id")
+    # By its id it is found in the file: TOML does not tell lines.
+    return entries, f'{start}{key} "{identity}"'
+
+
+def _common_parts(entries: Mapping[str, Any], labels: Iterable[str], place: str) -> dict[str, Any]:
+    """Return what experiments and sweeps have alike."""
+    parts: dict[str, Any] = {
+        name: _label(entries[name], f"{place}: {name}") for name in labels if name in entries
     }
     change = _table(entries.get("change", {}), f"{place}: change")
     for member in change:
         if member not in MEMBER:
             raise unknown_member(member, f"{place}: change")
-    parts |= {
+    return parts | {
+        "id": entries["id"],
         "specimen": _build(Subject, entries.get("specimen", {}), f"{place}: specimen"),
-        "call": _build(Call, entries.get("call", {}), f"{place}: call"),
         "setup": _steps(entries.get("setup", []), f"{place}: setup"),
-        "after": _steps(entries.get("after", []), f"{place}: after"),
         "change": {name: _value(v, f"{place}: change.{name}") for name, v in change.items()},
     }
+
+
+def _checked(kind: type[T], parts: dict[str, Any], where: str) -> T:
     try:
-        return Experiment(identity, **parts)
+        return kind(**parts)
     except InputError as error:
+        start = f"{where}: " if where else ""
         raise InputError(start + error.where, error.problem, error.value, error.expected) from None
 
 
@@ -161,15 +213,29 @@ def recipe_text(recipe: Recipe) -> str:
     """
     lines = [f"schema = {_toml(SCHEMA)}", f"title = {_toml(recipe.title)}"]
     for experiment in recipe.experiments:
-        lines += ["", "[[experiment]]"]
-        for key, value in experiment_data(experiment).items():
-            if isinstance(value, Mapping):
-                lines += [f"{key}.{name} = {_toml(item)}" for name, item in value.items()]
-            elif key in ("setup", "after"):
-                lines += [f"{key} = [", *(f"  {_toml(step)}," for step in value), "]"]
-            else:
-                lines.append(f"{key} = {_toml(value)}")
+        lines += ["", "[[experiment]]", *_entry_lines(experiment_data(experiment))]
+    for sweep in recipe.sweeps:
+        lines += ["", "[[sweep]]", *_entry_lines(sweep_data(sweep))]
     return "\n".join(lines) + "\n"
+
+
+def sweep_data(sweep: Sweep) -> dict[str, Any]:
+    """Return a sweep as a recipe's table holds it: only what differs from the defaults."""
+    table = experiment_data(sweep)
+    for name in ("x", "y"):
+        if name in table:
+            table[name] = {AXIS_KEYS.get(key, key): value for key, value in table[name].items()}
+    return table
+
+
+def _entry_lines(table: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from (f"{key}.{name} = {_toml(item)}" for name, item in value.items())
+        elif key in ("setup", "after"):
+            yield from (f"{key} = [", *(f"  {_toml(step)}," for step in value), "]")
+        else:
+            yield f"{key} = {_toml(value)}"
 
 
 def _steps(entries: object, where: str) -> tuple[Step, ...]:
@@ -188,20 +254,21 @@ def _step(entry: object, where: str) -> Step:
     return step
 
 
-def _build(kind: type[Any], entry: object, where: str) -> Any:
-    """Build a dataclass from a table, checking keys and types by its annotations."""
+def _build(
+    kind: type[Any], entry: object, where: str, keys: Mapping[str, str] = MappingProxyType({})
+) -> Any:
+    """Build a dataclass from a table, checking keys and types by its annotations.
+
+    `keys` are the fields that have another name in the table.
+    """
     table = _table(entry, where)
-    known = {field.name: field for field in fields(kind)}
+    known = {keys.get(field.name, field.name): field for field in fields(kind)}
     _only(table, known, where)
-    for field in known.values():
-        if (
-            field.default is MISSING
-            and field.default_factory is MISSING
-            and field.name not in table
-        ):
-            raise InputError(f"{where}.{field.name}", "is missing")
+    for key, field in known.items():
+        if field.default is MISSING and field.default_factory is MISSING and key not in table:
+            raise InputError(f"{where}.{key}", "is missing")
     return kind(**{
-        name: _typed(value, str(known[name].type), f"{where}.{name}")
+        known[name].name: _typed(value, str(known[name].type), f"{where}.{name}")
         for name, value in table.items()
     })  # fmt: skip
 
@@ -296,10 +363,11 @@ def _toml_character(character: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def shipped_recipes() -> dict[str, Recipe]:
+def shipped_recipes(below: str = "") -> dict[str, Recipe]:
     """Return the recipes that come with the lab, by file name without its ending.
 
-    They lie in data/recipes of a clone, or beside the package where it was installed.
+    They lie in data/recipes of a clone, or beside the package where it was installed; `below` names
+    a folder in there, such as "conformance".
 
     >>> shipped_recipes()["identity"].experiments[0].change
     mappingproxy({})
@@ -307,4 +375,4 @@ def shipped_recipes() -> dict[str, Recipe]:
     package = Path(__file__).parents[1]
     folders = (package.parent / "data" / "recipes", package / "data" / "recipes")
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    return {path.stem: read_recipe(path) for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: read_recipe(path) for path in sorted((folder / below).glob("*.toml"))}

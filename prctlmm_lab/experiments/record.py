@@ -95,6 +95,13 @@ class Answer:
     """A number in hex, or "" for a step that has none."""
     refusal: str
     """The system call with its errno, or "" for a step that was done."""
+    expected: str = ""
+    """The number that the recipe expects, in hex, or "" where it expects none."""
+
+    @property
+    def as_expected(self) -> bool:
+        """True unless the recipe expects another number."""
+        return not self.expected or self.expected == self.answer
 
 
 @dataclass(frozen=True)
@@ -108,11 +115,14 @@ class Agreement:
     learner: bool | None
     disagreements: tuple[str, ...]
     """What was predicted or aimed at and did not come, one sentence each; not the learner's."""
+    answers: bool | None = None
+    """Whether the steps after the call were answered as the recipe expects."""
 
     @property
     def with_lab(self) -> bool:
         """True if the kernel did what the specification says, and the author meant."""
-        return self.verdict and self.effects and self.rule is not False
+        as_meant = self.rule is not False and self.answers is not False
+        return self.verdict and self.effects and as_meant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,11 +136,16 @@ class Request:
     """The lab's version."""
     experiment: Mapping[str, Any]
     """The experiment with its symbolic values, as a recipe holds it."""
+    operation: str = "MAP"
+    """The operation of PR_SET_MM, or its number if none has it."""
+    value: str = ""
+    """The third argument of any other operation than MAP, in hex."""
     map: Mapping[str, str]
-    """The 14 members, resolved."""
+    """The 14 members, resolved: what the kernel is to judge, also for one member alone."""
     struct: str
-    """The 104 bytes, in hex."""
+    """The 104 bytes, in hex; "" for an operation that takes no struct."""
     size: str
+    """The fourth argument."""
     arg5: str
     facts: Facts
     privilege: Privilege

@@ -129,6 +129,13 @@ class Step:
         Raises InputError; `where` names the step in messages.
         """
 
+    def expected(self, _bench: Bench, _where: str, /) -> int | None:
+        """Return what the kernel should answer, as things stand before the step; None for any.
+
+        Raises InputError for a value that makes no sense.
+        """
+        return None
+
     def perform(self, bench: Bench, where: str) -> int | None:
         """Do it, and return what the kernel answered, if that is a number.
 
@@ -260,9 +267,40 @@ class Brk(Step):
 
     verb: ClassVar[str] = "brk"
     brk: Value
+    expect: Value | None = None
+    """The answer to expect, by values before the step: "brk" for a heap that stays as it is."""
+
+    def expected(self, bench: Bench, where: str, /) -> int | None:
+        """Return the end of the heap that is expected."""
+        return _expected(self.expect, bench, where)
 
     def _perform(self, bench: Bench, where: str, /) -> int:
         return bench.specimen.brk(bench.address(self.brk, f"{where}.brk"))
+
+
+@dataclass(frozen=True)
+class Read(Step):
+    """Read a number of 1 to 8 bytes, the lowest first, from the specimen's memory."""
+
+    verb: ClassVar[str] = "read"
+    read: Value
+    length: int = 8
+    expect: Value | None = None
+    """The number to expect, by values before the step."""
+
+    def check(self, where: str) -> None:
+        """Refuse what is no length of a number."""
+        if not 1 <= self.length <= 8:
+            raise InputError(f"{where}.length", "bytes are no number", shorten(self.length),
+                             "1 to 8")  # fmt: skip
+
+    def expected(self, bench: Bench, where: str, /) -> int | None:
+        """Return the number that is expected."""
+        return _expected(self.expect, bench, where)
+
+    def _perform(self, bench: Bench, where: str, /) -> int:
+        address = bench.address(self.read, f"{where}.read")
+        return int.from_bytes(bench.specimen.read(address, self.length), "little")
 
 
 @dataclass(frozen=True)
@@ -408,6 +446,10 @@ class ReleaseExecutable(Step):
         bench.specimen.release_executable()
 
 
+def _expected(value: Value | None, bench: Bench, where: str) -> int | None:
+    return None if value is None else bench.address(value, f"{where}.expect")
+
+
 def _check_permissions(permissions: str, where: str) -> None:
     if not re.fullmatch("[r-][w-][x-]", permissions):
         raise InputError(f"{where}.permissions", "is not of the form rwx", shorten(permissions),
@@ -422,7 +464,7 @@ def _check_true(value: bool, where: str) -> None:
 STEPS: dict[str, type[Step]] = {
     step.verb: step
     for step in (
-        Map, Write, Unmap, Protect, Brk, Limit, Become, LosePrivilege, UserNamespace, Open,
+        Map, Write, Read, Unmap, Protect, Brk, Limit, Become, LosePrivilege, UserNamespace, Open,
         MemoryFile, Close, ReleaseExecutable,
     )
 }  # fmt: skip

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from prctlmm_lab.experiments.recipe import read_recipe
 from tests.ordinary_user import ROOT
 
 RECIPES = ROOT / "data" / "recipes"
-FILES = sorted(RECIPES.glob("*.toml"))
+FILES = [path for path in sorted(RECIPES.glob("*.toml")) if read_recipe(path).experiments]
+"""The shipped recipes that hold experiments; one holds sweeps."""
 COMMAND = [sys.executable, "-m", "prctlmm_lab"]
 HEAD = 'schema = "prctlmm-lab/recipe/1"\n'
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.image import imread
 
 from prctlmm_lab import Specimen
 
@@ -22,8 +23,9 @@ def blocks(language: str) -> list[str]:
 
 
 def without_addresses(text: str) -> str:
-    """Leave out what another layout changes: numbers in hex."""
-    return re.sub(r"0x[0-9a-f]+", "0x", text)
+    """Leave out what another layout or kernel changes: numbers in hex, and the kernel's release."""
+    text = re.sub(r"\(\d+\.\d+\.\d[^\s)]*\)", "(release)", text)
+    return re.sub(r"0x[0-9a-f]+", "0x", re.sub(r"Linux \S+", "Linux", text))
 
 
 COMMANDS = [
@@ -76,3 +78,30 @@ def test_the_specimen_is_as_small_as_the_readme_says() -> None:
 def test_every_link_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_picture_of_a_sweep_is_made_by_the_command_beside_it(tmp_path: Path) -> None:
+    """But for the caption, which tells another release elsewhere."""
+    found = re.search(r"`prctlmm-lab (sweep .*) --picture (docs/\S+)`", README)
+    assert found is not None
+    fresh = tmp_path / "fresh.png"
+    command = [sys.executable, "-m", "prctlmm_lab", *shlex.split(found[1]), "--picture", str(fresh)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60)
+    one, other = (imread(path)[:-80] for path in (ROOT / found[2], fresh))
+    assert one.shape == other.shape
+    assert (one != other).any(axis=2).mean() < 0.01
+
+
+def test_the_report_of_conformance_is_as_the_readme_shows() -> None:
+    """The kernel and the user are others elsewhere, and so may be what can be shown."""
+    lead = "$ python3 -m prctlmm_lab conformance "
+    (shown,) = (block for block in blocks("console") if block.startswith(lead))
+    first, *lines = shown.splitlines()
+    arguments = [sys.executable, "-m", "prctlmm_lab", "conformance"]
+    command = [*arguments, *shlex.split(first.removeprefix(lead))]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    told = ran.stdout.splitlines()
+    assert [line for line in lines if not line.startswith(("# Linux", "# Totals"))] == [
+        line for line in told if not line.startswith(("# Linux", "# Totals"))
+    ]

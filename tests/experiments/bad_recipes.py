@@ -13,8 +13,8 @@ ONE = f'{HEAD}[[experiment]]\nid = "x"\n'
 VALUE = 'expected a whole number or a formula such as "end_data - 8"'
 GRAMMAR = "expected numbers, names, + - * // % << >> & |, brackets, page_up() and page_down()"
 STEPS = (
-    "one of map, write, unmap, protect, brk, limit, become, lose_privilege, user_namespace, open, "
-    "memory_file, close, release_executable"
+    "one of map, write, read, unmap, protect, brk, limit, become, lose_privilege, user_namespace, "
+    "open, memory_file, close, release_executable"
 )
 WORD = "expected 0 to 0xffffffffffffffff"
 
@@ -137,7 +137,7 @@ BAD: dict[str, tuple[str, str]] = {
     "a key with a terminal escape": (
         f'{ONE}"\\u001b[31m" = 1',
         "experiment \"x\": '\\x1b[31m' is not a known key; expected one of id, title, explanation, "
-        "specimen, setup, change, call, after, predict, rule",
+        "specimen, setup, change, call, after, predict, rule, effect, requirement, needs",
     ),
     "a verdict that is none": (
         f"{ONE}predict = 'EINVLA'",
@@ -259,6 +259,66 @@ BAD: dict[str, tuple[str, str]] = {
         f"{ONE}call.pointer = 0\nchange.brk = 1",
         'experiment "x": change: has no effect when call.pointer says where the struct lies; '
         "expected one of the two",
+    ),
+    "an operation that is none": (
+        f"{ONE}call = {{ operation = 'START_CODES', value = 0 }}",
+        "experiment \"x\": call.operation: 'START_CODES' is not an operation of PR_SET_MM; "
+        "expected START_CODE?",
+    ),
+    "an operation by its number": (
+        f"{ONE}call = {{ operation = '14', value = 0 }}",
+        'experiment "x": call.operation: \'14\' is not how it is written; expected "MAP"',
+    ),
+    "an operation with a zero in front": (
+        f"{ONE}call = {{ operation = '099', value = 0 }}",
+        'experiment "x": call.operation: \'099\' is not how it is written; expected "99"',
+    ),
+    "an operation without its value": (
+        f"{ONE}call.operation = 'BRK'",
+        'experiment "x": call.value: is missing',
+    ),
+    "an operation with a change": (
+        f"{ONE}call = {{ operation = 'BRK', value = 'brk' }}\nchange.brk = 0",
+        'experiment "x": change: is not for BRK; expected call.value',
+    ),
+    "an operation with a struct": (
+        f"{ONE}call = {{ operation = 'BRK', value = 'brk', pointer = 0 }}",
+        'experiment "x": call.pointer: is not for BRK; expected call.value',
+    ),
+    "a value for the struct": (
+        f"{ONE}call.value = 0",
+        'experiment "x": call.value: 0x0 is not for MAP; expected change, or call.pointer',
+    ),
+    "a value of an unknown name": (
+        f"{ONE}call = {{ operation = 'BRK', value = 'brq' }}",
+        "experiment \"x\": call.value: 'brq' is not a known name; expected brk?",
+    ),
+    # ---- what it is about
+    "an effect that is none": (
+        f"{ONE}effect = 'cmdlin'",
+        "experiment \"x\": effect: 'cmdlin' is not an effect; expected cmdline?",
+    ),
+    "a place that is none": (
+        f"{ONE}requirement = 'uses: heap'",
+        "experiment \"x\": requirement: 'uses: heap' is not a place of the commit message; "
+        "expected uses: exe?",
+    ),
+    "a need that is none": (
+        f"{ONE}needs = ['not order.cod']",
+        "experiment \"x\": needs[0]: 'order.cod' is neither a rule nor a fact; "
+        "expected order.code?",
+    ),
+    "a need that is a number": (
+        f"{ONE}needs = [1]",
+        'experiment "x": needs[0]: 0x1 is of the wrong type; expected a string',
+    ),
+    "a number of nine bytes": (
+        f"{ONE}after = [{{ read = 'brk', length = 9 }}]",
+        'experiment "x": after[0].length: 0x9 bytes are no number; expected 1 to 8',
+    ),
+    "an expectation of an unknown name": (
+        f"{ONE}after = [{{ brk = 0, expect = 'brq' }}]",
+        "experiment \"x\": after[0].expect: 'brq' is not a known name; expected brk?",
     ),
     # ---- the specimen
     "a build that does not exist": (

@@ -35,14 +35,18 @@ from prctlmm_lab.experiments.steps import (
     MemoryFile,
     Open,
     Protect,
+    Read,
     ReleaseExecutable,
     Step,
     Unmap,
     UserNamespace,
     Write,
 )
-from prctlmm_lab.kernel.abi import ADDRESSES
+from prctlmm_lab.kernel.abi import ADDRESSES, Operation
 from prctlmm_lab.kernel.auxv import TYPES
+from prctlmm_lab.kernel.effects import EFFECT
+from prctlmm_lab.kernel.legacy import LEGACY_RULE
+from prctlmm_lab.kernel.message import PLACES
 from prctlmm_lab.kernel.rules import RULE
 from prctlmm_lab.specimen.process import RESOURCES, Specimen
 from tests.experiments.bad_recipes import BAD, HEAD, ONE, RUIN, matches
@@ -240,7 +244,8 @@ free = st.one_of(
     contents,
     st.builds(Unmap, values, values),
     st.builds(Protect, values, permissions, values),
-    st.builds(Brk, values),
+    st.builds(Brk, values, maybe),
+    st.builds(Read, values, st.integers(1, 8), maybe),
     st.builds(Limit, st.sampled_from(RESOURCES), values, maybe),
     st.builds(Become, small),
     st.just(LosePrivilege(True)),
@@ -276,14 +281,30 @@ experiments = st.builds(
         st.sampled_from(ADDRESSES),
         st.integers(0, (1 << 64) - 1) | st.just("end_data + 1") | st.just("page"),
     ).filter(lambda change: "end_data" not in change),
-    call=st.builds(Call, values, values),
+    call=st.builds(Call, maybe, values),
     after=st.lists(free, max_size=2).map(tuple),
     predict=st.sampled_from(["", *VERDICTS]),
-    rule=st.sampled_from(["", *RULE]),
+    rule=st.sampled_from(["", *RULE, *LEGACY_RULE]),
+    effect=st.sampled_from(["", *EFFECT]),
+    requirement=st.sampled_from(["", *PLACES]),
+    needs=st.lists(
+        st.sampled_from(["order.code", "not heap.above_data", "hole_shrinks"]), max_size=2
+    ).map(tuple),
+)
+alone = st.builds(
+    Experiment,
+    id=st.just("alone"),
+    call=st.builds(
+        Call,
+        maybe,
+        values,
+        operation=st.sampled_from(["0", "99", *(o.name for o in Operation if o.name != "MAP")]),
+        value=values,
+    ),
 )
 
 
-@given(st.lists(experiments, min_size=1, max_size=3, unique_by=lambda e: e.id), shown)
+@given(st.lists(experiments | alone, min_size=1, max_size=3, unique_by=lambda e: e.id), shown)
 @settings(max_examples=100, deadline=None)
 def test_what_is_written_reads_the_same(listed: list[Experiment], title: str) -> None:
     recipe = Recipe(title, tuple(listed))
@@ -297,8 +318,8 @@ def test_what_is_written_reads_the_same(listed: list[Experiment], title: str) ->
 
 def test_every_step_is_written() -> None:
     """The strategies above leave no step out."""
-    made = {Map, Write, Unmap, Protect, Brk, Limit, Become, LosePrivilege, UserNamespace, Open,
-            MemoryFile, Close, ReleaseExecutable}  # fmt: skip
+    made = {Map, Write, Read, Unmap, Protect, Brk, Limit, Become, LosePrivilege, UserNamespace,
+            Open, MemoryFile, Close, ReleaseExecutable}  # fmt: skip
     assert set(STEPS.values()) == made
 
 

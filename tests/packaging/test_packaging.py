@@ -574,14 +574,17 @@ def upward(found: Sequence[Import]) -> list[str]:
     ]
 
 
+BARE_EXPERIMENTS = ("conformance", "experiment", "recipe", "record")
+"""What of the experiments must run on a bare Python."""
+
+
 def core_modules(found: Sequence[Import], names: Sequence[str]) -> list[str]:
     """Return the modules that a guest with a bare Python needs, and what they import at once."""
     core = [
         name
         for name in names
         if part(name) in {"kernel", "specimen"}
-        or name
-        in {f"prctlmm_lab.experiments.{each}" for each in ("experiment", "recipe", "record")}
+        or name in {f"prctlmm_lab.experiments.{each}" for each in BARE_EXPERIMENTS}
     ]
     for name in core:
         more = {each.imported for each in found if each.importer == name and each.at_once}
@@ -610,7 +613,7 @@ def test_every_part_of_the_house_is_known() -> None:
 def test_core_modules_import_the_standard_library_only() -> None:
     found, names = imports(TOP), list(modules(TOP))
     core = core_modules(found, names)
-    assert {"experiment", "recipe", "record"} <= {name.split(".")[-1] for name in core}
+    assert set(BARE_EXPERIMENTS) <= {name.split(".")[-1] for name in core}
     assert outside_the_standard_library(found, core) == []
 
 
