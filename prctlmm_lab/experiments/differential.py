@@ -1,0 +1,627 @@
+"""The differential test: random calls by callers of every kind, the kernel held against a model.
+
+`fuzz` is the loop, `batches` the calls in masses, `watched` those whose effects are compared one by
+one. A disagreement becomes a small recipe that shows it again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+
+from prctlmm_lab.experiments.columns import (
+    Errnos,
+    Table,
+    ask_kernel,
+    map_at,
+    situation_of_all,
+)
+from prctlmm_lab.experiments.experiment import (
+    Experiment,
+    SetupError,
+    carry_out,
+    prepare,
+    set_up,
+)
+from prctlmm_lab.experiments.generation import (
+    Landmarks,
+    landmarks,
+    random_maps,
+    random_requests,
+    random_shown_maps,
+)
+from prctlmm_lab.experiments.record import change_texts
+from prctlmm_lab.experiments.scenarios import LIMITS, Scenario, scenarios
+from prctlmm_lab.experiments.shrinking import as_experiment, distance, names_on, shrink
+from prctlmm_lab.experiments.steps import Bench, Brk, Limit
+from prctlmm_lab.kernel.abi import MAP_SIZE, NO_EXE, U64, PrctlMmMap
+from prctlmm_lab.kernel.effects import Memory, disagreements, settled
+from prctlmm_lab.kernel.facts import Facts
+from prctlmm_lab.kernel.model import Model, specification
+from prctlmm_lab.kernel.procfs import Snapshot, Vma
+from prctlmm_lab.kernel.rules import (
+    ACCEPTED,
+    Situation,
+    decide,
+    errno_name,
+    explain,
+    predict,
+    rules_of,
+)
+from prctlmm_lab.specimen.probe import facts_here
+from prctlmm_lab.specimen.situation import link_of, memory_of, situation_of
+
+LARGEST_BATCH = 50_000
+SINGLE_CALLS = 24
+"""Calls of a batch that are made one by one, with another size, pointer or fifth argument."""
+WATCHED_MAPS = 100
+"""Maps that are made up for one visit to a place, of which most are accepted."""
+MOST_SHRUNK = 5
+"""Disagreements that are shrunk and kept; all are counted."""
+
+Progress = Callable[["Tally"], None]
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """One call on which kernel and model differ, as a recipe's experiment."""
+
+    scenario: str
+    limit: str
+    experiment: Experiment
+    predicted: str
+    kernel: str
+
+    def __str__(self) -> str:
+        return f"{self.scenario}: predicted {self.predicted}, kernel {self.kernel}"
+
+
+@dataclass
+class Tally:
+    """What a run has come to so far."""
+
+    kernel: str
+    seed: int
+    model: str = "specification"
+    calls: int = 0
+    """Real calls whose verdict was compared."""
+    watched: int = 0
+    """Accepted maps whose whole effect was compared."""
+    moves: int = 0
+    """Calls of brk() that were compared."""
+    disagreements: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+    by_scenario: Counter[str] = field(default_factory=Counter)
+    by_limit: Counter[str] = field(default_factory=Counter)
+    by_verdict: Counter[str] = field(default_factory=Counter)
+    by_rule: Counter[str] = field(default_factory=Counter)
+    wrong_by_scenario: Counter[str] = field(default_factory=Counter)
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Scenarios that cannot be set up here, with the kernel's reason."""
+    examples: list[Disagreement] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        watched = f", {self.watched:,} maps with all effects" if self.watched else ""
+        moves = f", {self.moves:,} brk() calls" if self.moves else ""
+        ended = "; interrupted" if self.interrupted else ""
+        return (
+            f"{self.calls:,} calls{watched}{moves} on Linux {self.kernel} in {self.seconds:.1f} s: "
+            f"{self.disagreements:,} disagreements (seed {self.seed}{ended})"
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where calls are made: a scenario that stands, under one limit."""
+
+    scenario: Scenario
+    limit: str
+    bench: Bench
+    marks: Landmarks
+
+    @property
+    def specimen(self) -> Any:
+        """The specimen on the bench."""
+        return self.bench.specimen
+
+
+@dataclass(frozen=True)
+class Single:
+    """A call that was made by itself."""
+
+    situation: Situation
+    errno: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Many real calls at one place, and all that decided over them."""
+
+    place: Place
+    table: Table
+    situation: Situation
+    errnos: Errnos
+    singles: tuple[Single, ...]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One map, with everything that was shown before and after, and perhaps a brk() after it."""
+
+    place: Place
+    map: PrctlMmMap
+    situation: Situation
+    errno: int
+    before: Snapshot
+    effective: PrctlMmMap
+    """The map that holds afterwards."""
+    memory: Memory
+    after: Snapshot
+    request: int | None = None
+    answer: int = 0
+    vmas: tuple[Vma, ...] = ()
+    """What is mapped after the brk()."""
+
+
+# ---- the loop ---------------------------------------------------------------------------------
+
+
+def fuzz(
+    calls: int = 1_000_000,
+    *,
+    seconds: float | None = None,
+    seed: int | None = None,
+    effects: bool = False,
+    model: Model | None = None,
+    on_progress: Progress | None = None,
+) -> Tally:
+    """Hold a model against the kernel, by default our specification, and return the tally.
+
+    It ends after `calls` calls (with `effects`: accepted maps whose whole effect was compared), or
+    after `seconds`. The same seed makes the same maps, but for where the kernel places memory. A
+    KeyboardInterrupt ends it too, with the tally so far.
+
+    >>> fuzz(2000, seed=1).disagreements
+    0
+
+    Equivalent: `prctlmm-lab fuzz --calls N --seed S`.
+
+    Raises SpecimenError if a specimen ends.
+    """
+    facts = facts_here()
+    tested = model or specification(facts)
+    tally = Tally(facts.release, new_seed() if seed is None else seed, tested.name)
+    started = time.monotonic()
+    try:
+        for compared in _compared(tested, facts, tally, effects=effects, calls=calls):
+            tally.seconds = time.monotonic() - started
+            if on_progress is not None:
+                on_progress(tally)
+            if compared >= calls or (seconds is not None and tally.seconds >= seconds):
+                break
+    except KeyboardInterrupt:
+        tally.interrupted = True
+    tally.seconds = time.monotonic() - started
+    return tally
+
+
+def new_seed() -> int:
+    """Return a seed that nobody chose."""
+    return random.SystemRandom().getrandbits(32)
+
+
+def _compared(
+    model: Model, facts: Facts, tally: Tally, *, effects: bool, calls: int
+) -> Iterator[int]:
+    """Compare calls and yield how many have been, now and then."""
+    if effects:
+        for number, watch in enumerate(watched(tally), 1):
+            _compare_watched(watch, model, facts, tally)
+            if number % 50 == 0 or tally.watched >= calls:
+                yield tally.watched
+    else:
+        size = max(100, min(LARGEST_BATCH, calls // 50))
+        for batch in batches(tally, size):
+            _compare_batch(batch, model, facts, tally)
+            yield tally.calls
+
+
+@contextmanager
+def _benches(tally: Tally) -> Iterator[list[tuple[Scenario, Bench, Landmarks]]]:
+    """Set up every scenario that can be set up here; end them all."""
+    facts = facts_here()
+    with ExitStack() as stack:
+        standing = []
+        for scenario in scenarios():
+            specimen = stack.enter_context(scenario.experiment.specimen.start())
+            try:
+                bench = set_up(scenario.experiment, specimen, facts)
+            except SetupError as error:
+                tally.skipped[scenario.name] = str(error)
+                continue
+            standing.append((scenario, bench, landmarks(bench)))
+        yield standing
+
+
+def _places(
+    standing: list[tuple[Scenario, Bench, Landmarks]], seed: int
+) -> Iterator[tuple[Place, int, Generator]]:
+    """Go round all scenarios under one limit after the other, for ever."""
+    turn = 0
+    while standing:
+        for limit, value in LIMITS.items():
+            for number, (scenario, bench, marks) in enumerate(standing):
+                soft = min(bench.address(value, "limit"), bench.specimen.limit("DATA")[1])
+                rng = np.random.default_rng([seed, turn, number])
+                yield Place(scenario, limit, bench, marks), soft, rng
+            turn += 1
+
+
+# ---- verdicts, in masses ----------------------------------------------------------------------
+
+
+def batches(tally: Tally, size: int) -> Iterator[Batch]:
+    """Yield batches of real calls for ever; the next is made up while the kernel answers one."""
+    with _benches(tally) as standing, ThreadPoolExecutor(1) as kernel:
+        under_way: Callable[[], Batch] | None = None
+        for place, limit, rng in _places(standing, tally.seed):
+            following = _begin_batch(place, limit, rng, size, kernel)
+            if under_way is not None:
+                yield under_way()
+            under_way = following
+
+
+def _begin_batch(
+    place: Place, limit: int, rng: Generator, size: int, kernel: ThreadPoolExecutor
+) -> Callable[[], Batch]:
+    """Start a batch and return how to finish it."""
+    specimen, marks = place.specimen, place.marks
+    table = random_maps(marks, limit, size, rng)
+    specimen.set_limit("DATA", limit)
+    situation = situation_of_all(specimen, table)
+    answers: Future[Errnos] = kernel.submit(ask_kernel, specimen, table)
+
+    def finish() -> Batch:
+        errnos = answers.result()
+        singles = tuple(_singles(place, table, rng))
+        specimen.set_limit("DATA", specimen.limit("DATA")[1])
+        specimen.set_map(marks.own)
+        return Batch(place, table, situation, errnos, singles)
+
+    return finish
+
+
+SIZES = (0, 1, 100, MAP_SIZE - 1, MAP_SIZE, MAP_SIZE + 1, MAP_SIZE + 4096, 208,
+         1 << 32 | MAP_SIZE, U64)  # fmt: skip
+FIFTHS = (0, 0, 0, 0, 1, 4096, 1 << 32, U64)
+
+
+def _singles(place: Place, table: Table, rng: Generator) -> Iterator[Single]:
+    """Make calls one by one, whose size, pointer and fifth argument vary too."""
+    specimen, regions = place.specimen, place.bench.regions
+    edge = regions["arena"][1] - place.bench.facts.page_size
+    pointers = (None, None, None, 0, 1, edge - MAP_SIZE, edge - MAP_SIZE + 1,
+                regions["closed"][0], 1 << 63, U64 - MAP_SIZE)  # fmt: skip
+    for row in rng.integers(0, table.size, SINGLE_CALLS):
+        size, arg5 = (int(rng.choice(np.array(values, np.uint64))) for values in (SIZES, FIFTHS))
+        size = size if rng.random() < 0.5 else MAP_SIZE
+        pointer = pointers[rng.integers(len(pointers))]
+        new = map_at(table, row)
+        if pointer is not None and specimen.can_read(pointer, MAP_SIZE):
+            new = PrctlMmMap.unpack(specimen.read(pointer, MAP_SIZE))
+        situation = situation_of(specimen, new, size=size, arg5=arg5, pointer=pointer)
+        yield Single(situation, specimen.set_map(new, size=size, arg5=arg5, pointer=pointer))
+
+
+def wrong_rows(batch: Batch, model: Model, facts: Facts) -> Any:
+    """Return the rows of a batch for which the model says something else than the kernel."""
+    predicted = predict(batch.situation, facts, batch.table.size, model.rules)
+    return np.flatnonzero(predicted != batch.errnos)
+
+
+def wrong_singles(batch: Batch, model: Model, facts: Facts) -> list[Single]:
+    """Return the single calls for which the model says something else than the kernel."""
+    return [s for s in batch.singles if explain(s.situation, facts, model.rules).errno != s.errno]
+
+
+def _compare_batch(batch: Batch, model: Model, facts: Facts, tally: Tally) -> None:
+    count, place = batch.table.size + len(batch.singles), batch.place
+    tally.calls += count
+    tally.by_scenario[place.scenario.name] += count
+    tally.by_limit[place.limit] += count
+    verdicts, counts = np.unique(batch.errnos, return_counts=True)
+    for verdict, number in zip(verdicts.tolist(), counts.tolist(), strict=True):
+        tally.by_verdict["accepted" if verdict == 0 else errno_name(verdict)] += number
+    names = [rule.id for rule in rules_of(facts)]
+    deciding, counts = np.unique(
+        decide(batch.situation, facts, batch.table.size), return_counts=True
+    )
+    for index, number in zip(deciding.tolist(), counts.tolist(), strict=True):
+        tally.by_rule["accepted" if index == ACCEPTED else names[index]] += number
+    rows = wrong_rows(batch, model, facts)
+    singles = wrong_singles(batch, model, facts)
+    _count_wrong(tally, place, len(rows) + len(singles))
+    for row in rows[: max(0, MOST_SHRUNK - len(tally.examples))]:
+        new = map_at(batch.table, row)
+        tally.examples.append(_example(place, as_recipe(place, new), model))
+    for single in singles[: max(0, MOST_SHRUNK - len(tally.examples))]:
+        s = single.situation
+        call = {"size": s.size, "arg5": s.arg5}
+        experiment = as_recipe(place, s.map)
+        experiment = replace(experiment, call=replace(experiment.call, **call))
+        tally.examples.append(_example(place, experiment, model))
+
+
+def _count_wrong(tally: Tally, place: Place, count: int) -> None:
+    tally.disagreements += count
+    if count:
+        tally.wrong_by_scenario[place.scenario.name] += count
+
+
+# ---- from a disagreement to a recipe ----------------------------------------------------------
+
+
+def as_recipe(place: Place, new: PrctlMmMap, request: int | None = None) -> Experiment:
+    """Return an experiment that makes the same call at the same place, by names."""
+    base, own = place.scenario.experiment, place.marks.own
+    limit = Limit("DATA", LIMITS[place.limit])
+    setup = base.setup if place.limit == "unset" else (*base.setup, limit)
+    after: tuple[Brk, ...] = ()
+    if request is not None:
+        names = {k: v for k, v in names_on(place.bench, own).items() if not k.startswith("before")}
+        names |= {name: getattr(new, name) for name in ("start_brk", "brk")}
+        after = (Brk(distance(request, names).formula),)
+    return as_experiment(replace(base, setup=setup, after=after), place.bench, own, new)
+
+
+def _example(place: Place, experiment: Experiment, model: Model) -> Disagreement:
+    """Shrink an experiment on which the model is wrong, and tell both answers."""
+    smaller = shrink(experiment, lambda candidate: differs(candidate, model) is not None)
+    predicted, kernel = differs(smaller, model) or ("as the kernel, in a fresh specimen", "")
+    text = f"The model ({model.name}) says {predicted}, the kernel {kernel}."
+    example = replace(smaller, id="disagreement", title=f"Found by {place.scenario.name}",
+                      explanation=text)  # fmt: skip
+    return Disagreement(place.scenario.name, place.limit, example, predicted, kernel)
+
+
+def differs(experiment: Experiment, model: Model) -> tuple[str, str] | None:
+    """Run an experiment in a fresh specimen; return what model and kernel say, if they differ.
+
+    Compared are the verdict, everything shown after it, and a brk() that follows.
+
+    Raises InputError or SetupError for an experiment that cannot be made, SpecimenError.
+    """
+    facts = facts_here()
+    with experiment.specimen.start() as specimen:
+        bench_prepared = prepare(replace(experiment, after=()), specimen, facts, model)
+        record = carry_out(bench_prepared)
+        if not record.agreement.verdict:
+            return record.prediction.verdict, record.outcome.verdict
+        if record.agreement.disagreements:
+            predicted, _, seen = record.agreement.disagreements[0].partition(", shown ")
+            return predicted, seen
+        for step in experiment.after:
+            assert isinstance(step, Brk)
+            request = bench_prepared.bench.address(step.brk, "after[0].brk")
+            found = _moved(specimen, request, model, facts)
+            if found is not None:
+                return found
+    return None
+
+
+def _moved(specimen: Any, request: int, model: Model, facts: Facts) -> tuple[str, str] | None:
+    before = specimen.snapshot()
+    memory = memory_of(specimen, specimen.current_map(), before)
+    answer, vmas = model.brk_after(before, request, memory, facts)
+    real = specimen.brk(request)
+    shown = specimen.snapshot().vmas
+    if (answer, vmas) == (real, shown):
+        return None
+    if answer != real:
+        return f"brk({request:#x}) = {answer:#x}", f"{real:#x}"
+    ours, theirs = (sorted(set(map(str, a)) - set(map(str, b)))
+                    for a, b in ((vmas, shown), (shown, vmas)))  # fmt: skip
+    return f"after brk() {', '.join(ours)}", ", ".join(theirs)
+
+
+# ---- effects, one by one ----------------------------------------------------------------------
+
+
+def watched(tally: Tally) -> Iterator[Watched]:
+    """Make calls one by one for ever, looking at everything before and after each."""
+    with _benches(tally) as standing:
+        for place, limit, rng in _places(standing, tally.seed):
+            specimen = place.specimen
+            try:
+                specimen.set_limit("DATA", limit)
+                yield from _watch(place, limit, rng)
+            finally:
+                if specimen.alive:
+                    specimen.set_limit("DATA", specimen.limit("DATA")[1])
+                    specimen.set_map(place.marks.own)
+
+
+def _watch(place: Place, limit: int, rng: Generator) -> Iterator[Watched]:
+    specimen, facts = place.specimen, place.bench.facts
+    table = random_shown_maps(place.marks, place.bench, limit, WATCHED_MAPS, rng)
+    situation = situation_of_all(specimen, table)
+    keep = predict(situation, facts, table.size) == 0
+    keep |= rng.random(table.size) < 0.03  # a refusal must change nothing
+    before = specimen.snapshot()
+    ground = _Ground(specimen, before)
+    for row in np.flatnonzero(keep).tolist():
+        new, own = map_at(table, row), specimen_map(before)
+        one = _row(situation, row)
+        errno = specimen.set_map(new)
+        effective = new if errno == 0 else own
+        memory = ground.memory(effective)
+        after = specimen.snapshot()
+        watch = Watched(place, new, one, errno, before, effective, memory, after)
+        if errno == 0 and rng.random() < 0.4:
+            request = random_requests(effective, facts.highest, after, memory, limit, rng)
+            watch = _move(watch, request, ground)
+        yield watch
+        grown = rng.random() < 0.5 and _shrink_back(watch, facts)
+        before = specimen.snapshot() if grown or watch.request is not None else after
+
+
+def _shrink_back(watch: Watched, facts: Facts) -> bool:
+    """Unmap by what reading has grown a stack, so that it can grow again; tell whether it had."""
+    now = settled(watch.after, watch.memory, facts)
+    grown = tuple(_without(now, watch.after.vmas))
+    specimen, own, new = watch.place.specimen, watch.place.marks.own, watch.effective
+    if grown:
+        strings = ("arg_start", "arg_end", "env_start", "env_end")
+        specimen.set_map(new.changed(auxv=0, auxv_size=0, exe_fd=NO_EXE, brk=specimen.brk(),
+                                     **{name: getattr(own, name) for name in strings}))  # fmt: skip
+        for start, end in grown:
+            specimen.unmap(start, end - start)
+    return bool(grown)
+
+
+def specimen_map(snapshot: Snapshot) -> PrctlMmMap:
+    """Return the map that a snapshot shows, which changes nothing."""
+    return PrctlMmMap(**snapshot.members)
+
+
+def _row(situation: Situation, row: int) -> Situation:
+    """Return one row of a situation with columns."""
+
+    def at(value: Any) -> Any:
+        return value[row].item() if isinstance(value, np.ndarray) else value
+
+    names = vars(situation.map)
+    exe = replace(situation.exe, **{k: at(v) for k, v in vars(situation.exe).items()})
+    new = PrctlMmMap(**{name: at(names[name]) for name in names})
+    others = {k: at(v) for k, v in vars(situation).items() if k not in ("map", "exe")}
+    return Situation(map=new, exe=exe, **others)
+
+
+class _Ground:
+    """The memory of a specimen that nothing writes to while it is watched."""
+
+    def __init__(self, specimen: Any, snapshot: Snapshot) -> None:
+        self.specimen = specimen
+        own = specimen_map(snapshot)
+        self.base = memory_of(specimen, own, snapshot)
+        self.parts: dict[int, bytes] = {}
+        for vma in snapshot.vmas:
+            if vma.is_anonymous and vma.permissions[0] == "r":
+                self.parts[vma.start] = specimen.read(vma.start, vma.size)
+
+    def memory(self, new: PrctlMmMap) -> Memory:
+        """Return what the call and later reads will find."""
+        vector = b""
+        if new.auxv_size:
+            vector = self.bytes(new.auxv, new.auxv_size)
+        link = link_of(self.specimen, new.exe_fd)
+        return replace(self.base, parts=self.parts, vector=vector, exe_link=link)
+
+    def restored(self, start: int, end: int) -> None:
+        """Note that a range, its end exclusive, was mapped afresh."""
+        moved = frozenset(at for at in self.base.moved if not start <= at < end)
+        self.specimen.moved = moved
+        self.base = replace(self.base, moved=moved)
+
+    def bytes(self, address: int, length: int) -> bytes:
+        """Return what lies in one of the known parts."""
+        for start, part in self.parts.items():
+            if start <= address and address + length <= start + len(part):
+                return part[address - start : address - start + length]
+        return bytes(self.specimen.read(address, length))
+
+
+def _move(watch: Watched, request: int, ground: _Ground) -> Watched:
+    """Ask for another brk, note what is there then, and put back what it took away."""
+    specimen, before = ground.specimen, watch.after
+    if any(not _is_spare(vma, request, watch, ground) for vma in before.vmas):
+        return watch
+    answer = specimen.brk(request)
+    vmas = specimen.snapshot().vmas
+    _restore(specimen, before.vmas, vmas, ground)
+    return replace(watch, request=request, answer=answer, vmas=vmas)
+
+
+def _is_spare(vma: Vma, request: int, watch: Watched, ground: _Ground) -> bool:
+    """Tell whether a VMA may be lost to a brk() that moves down: not what the specimen runs on."""
+    page = watch.place.bench.facts.page_size
+    if vma.end <= request or watch.effective.brk + page <= vma.start:
+        return True
+    if request >= watch.effective.brk:
+        return True
+    spare = vma.is_anonymous or vma.permissions[3] == "s"
+    return spare and vma.permissions[1] == "w" and vma.end not in ground.base.grows_down
+
+
+def _restore(
+    specimen: Any, before: tuple[Vma, ...], after: tuple[Vma, ...], ground: _Ground
+) -> None:
+    """Unmap what is new and map again what is gone, with its contents."""
+    for start, end in _without(after, before):
+        specimen.unmap(start, end - start)
+    gone = tuple(_without(before, after))
+    if not gone:
+        return
+    soft, hard = specimen.limit("DATA")
+    specimen.set_limit("DATA", hard)
+    for start, end in gone:
+        if any(vma.permissions[3] == "s" and start in vma for vma in before):
+            specimen.map(end - start, at=start, shared=True)
+            continue
+        specimen.map(end - start, at=start)
+        specimen.write(start, ground.bytes(start, end - start))
+        ground.restored(start, end)
+    specimen.set_limit("DATA", soft)
+
+
+def _without(areas: tuple[Vma, ...], others: tuple[Vma, ...]) -> Iterator[tuple[int, int]]:
+    """Yield the ranges, ends exclusive, that lie in some areas and in none of the others."""
+    for area in areas:
+        at = area.start
+        for other in others:
+            if other.end <= at or area.end <= other.start:
+                continue
+            if at < other.start:
+                yield at, other.start
+            at = min(other.end, area.end)
+        if at < area.end:
+            yield at, area.end
+
+
+def what_differs(watch: Watched, model: Model, facts: Facts) -> str:
+    """Return in a few words what the model says otherwise than the kernel, "" for nothing."""
+    if explain(watch.situation, facts, model.rules).errno != watch.errno:
+        return "verdict"
+    predicted = model.shown_after(watch.before, watch.effective, watch.memory, facts)
+    for place, name, *_ in change_texts(disagreements(predicted, watch.after)):
+        return f"{place} {name}".rstrip()
+    if watch.request is not None:
+        answer, vmas = model.brk_after(watch.after, watch.request, watch.memory, facts)
+        if (answer, vmas) != (watch.answer, watch.vmas):
+            return "brk()"
+    return ""
+
+
+def _compare_watched(watch: Watched, model: Model, facts: Facts, tally: Tally) -> None:
+    place = watch.place
+    tally.calls += 1
+    tally.watched += watch.errno == 0
+    tally.moves += watch.request is not None
+    tally.by_scenario[place.scenario.name] += 1
+    tally.by_limit[place.limit] += 1
+    tally.by_verdict["accepted" if watch.errno == 0 else errno_name(watch.errno)] += 1
+    if what_differs(watch, model, facts):
+        _count_wrong(tally, place, 1)
+        if len(tally.examples) < MOST_SHRUNK:
+            experiment = as_recipe(place, watch.map, watch.request)
+            tally.examples.append(_example(place, experiment, model))
