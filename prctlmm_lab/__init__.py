@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from prctlmm_lab.errors import UnsupportedSystem as UnsupportedSystem
     from prctlmm_lab.experiments.axes import Axis as Axis
     from prctlmm_lab.experiments.axes import Sweep as Sweep
+    from prctlmm_lab.experiments.differential import fuzz as fuzz
     from prctlmm_lab.experiments.experiment import Experiment as Experiment
     from prctlmm_lab.experiments.experiment import run as run
     from prctlmm_lab.experiments.logbook import Logbook as Logbook
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from prctlmm_lab.kernel.abi import MEMBERS as MEMBERS
     from prctlmm_lab.kernel.abi import PrctlMmMap as PrctlMmMap
     from prctlmm_lab.kernel.difference import difference as difference
+    from prctlmm_lab.kernel.model import specification as specification
     from prctlmm_lab.kernel.procfs import read_snapshot as read_snapshot
     from prctlmm_lab.kernel.releases import facts_on as facts_on
     from prctlmm_lab.kernel.rules import RULES as RULES
@@ -48,12 +50,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "errors": "InputError LabError SpecimenError SystemCallError UnsupportedSystem",
     "experiments.axes": "Axis Sweep",
+    "experiments.differential": "fuzz",
     "experiments.experiment": "Experiment run",
     "experiments.logbook": "Logbook",
     "experiments.recipe": "read_recipe",
     "experiments.sweep": "sweep",
     "kernel.abi": "MEMBERS PrctlMmMap",
     "kernel.difference": "difference",
+    "kernel.model": "specification",
     "kernel.procfs": "read_snapshot",
     "kernel.releases": "facts_on",
     "kernel.rules": "RULES explain",

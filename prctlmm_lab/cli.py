@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from prctlmm_lab.commands import fuzz
 from prctlmm_lab.errors import (
     InputError,
     LabError,
@@ -154,6 +155,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--only", metavar="ID", help="just this one of the recipe")
     for command in (doctor, explain, run, sweep):
         command.add_argument("--json", action="store_true", help="JSON on standard output")
+
+    fuzz.add(commands)
 
     lab = commands.add_parser("lab", help="open JupyterLab on the first notebook")
     lab.set_defaults(command=_lab)

@@ -26,12 +26,14 @@ from prctlmm_lab.experiments.columns import (
     situation_of_all,
 )
 from prctlmm_lab.experiments.experiment import (
+    Call,
     Experiment,
     SetupError,
     carry_out,
     prepare,
     set_up,
 )
+from prctlmm_lab.experiments.formula import Value
 from prctlmm_lab.experiments.generation import (
     Landmarks,
     landmarks,
@@ -39,6 +41,7 @@ from prctlmm_lab.experiments.generation import (
     random_requests,
     random_shown_maps,
 )
+from prctlmm_lab.experiments.recipe import Recipe, recipe_text
 from prctlmm_lab.experiments.record import change_texts
 from prctlmm_lab.experiments.scenarios import LIMITS, Scenario, scenarios
 from prctlmm_lab.experiments.shrinking import as_experiment, distance, names_on, shrink
@@ -47,7 +50,7 @@ from prctlmm_lab.kernel.abi import MAP_SIZE, NO_EXE, U64, PrctlMmMap
 from prctlmm_lab.kernel.effects import Memory, disagreements, settled
 from prctlmm_lab.kernel.facts import Facts
 from prctlmm_lab.kernel.model import Model, specification
-from prctlmm_lab.kernel.procfs import Snapshot, Vma
+from prctlmm_lab.kernel.procfs import Snapshot, Vma, parse_maps, read_whole
 from prctlmm_lab.kernel.rules import (
     ACCEPTED,
     Situation,
@@ -65,8 +68,10 @@ SINGLE_CALLS = 24
 """Calls of a batch that are made one by one, with another size, pointer or fifth argument."""
 WATCHED_MAPS = 100
 """Maps that are made up for one visit to a place, of which most are accepted."""
-MOST_SHRUNK = 5
-"""Disagreements that are shrunk and kept; all are counted."""
+MOST_EXAMPLES = 5
+"""Different disagreements that are kept as recipes; all are counted."""
+MOST_SHRUNK = 8
+"""Disagreements that are shrunk to find them."""
 
 Progress = Callable[["Tally"], None]
 
@@ -83,6 +88,11 @@ class Disagreement:
 
     def __str__(self) -> str:
         return f"{self.scenario}: predicted {self.predicted}, kernel {self.kernel}"
+
+    @property
+    def recipe(self) -> str:
+        """The recipe that shows it again, as TOML."""
+        return recipe_text(Recipe(self.experiment.title, (self.experiment,)))
 
 
 @dataclass
@@ -109,6 +119,7 @@ class Tally:
     skipped: dict[str, str] = field(default_factory=dict)
     """Scenarios that cannot be set up here, with the kernel's reason."""
     examples: list[Disagreement] = field(default_factory=list)
+    shrunk: int = 0
 
     def __str__(self) -> str:
         watched = f", {self.watched:,} maps with all effects" if self.watched else ""
@@ -141,6 +152,8 @@ class Single:
 
     situation: Situation
     errno: int
+    pointer: int | None
+    """Where the struct was said to lie, if it was not simply put somewhere."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +228,11 @@ def fuzz(
     return tally
 
 
+def places_in_a_round() -> int:
+    """Return how many batches it takes to have been everywhere once."""
+    return len(scenarios()) * len(LIMITS)
+
+
 def new_seed() -> int:
     """Return a seed that nobody chose."""
     return random.SystemRandom().getrandbits(32)
@@ -230,7 +248,7 @@ def _compared(
             if number % 50 == 0 or tally.watched >= calls:
                 yield tally.watched
     else:
-        size = max(100, min(LARGEST_BATCH, calls // 50))
+        size = max(100, min(LARGEST_BATCH, calls // places_in_a_round()))
         for batch in batches(tally, size):
             _compare_batch(batch, model, facts, tally)
             yield tally.calls
@@ -320,7 +338,8 @@ def _singles(place: Place, table: Table, rng: Generator) -> Iterator[Single]:
         if pointer is not None and specimen.can_read(pointer, MAP_SIZE):
             new = PrctlMmMap.unpack(specimen.read(pointer, MAP_SIZE))
         situation = situation_of(specimen, new, size=size, arg5=arg5, pointer=pointer)
-        yield Single(situation, specimen.set_map(new, size=size, arg5=arg5, pointer=pointer))
+        errno = specimen.set_map(new, size=size, arg5=arg5, pointer=pointer)
+        yield Single(situation, errno, pointer)
 
 
 def wrong_rows(batch: Batch, model: Model, facts: Facts) -> Any:
@@ -351,15 +370,10 @@ def _compare_batch(batch: Batch, model: Model, facts: Facts, tally: Tally) -> No
     rows = wrong_rows(batch, model, facts)
     singles = wrong_singles(batch, model, facts)
     _count_wrong(tally, place, len(rows) + len(singles))
-    for row in rows[: max(0, MOST_SHRUNK - len(tally.examples))]:
-        new = map_at(batch.table, row)
-        tally.examples.append(_example(place, as_recipe(place, new), model))
-    for single in singles[: max(0, MOST_SHRUNK - len(tally.examples))]:
-        s = single.situation
-        call = {"size": s.size, "arg5": s.arg5}
-        experiment = as_recipe(place, s.map)
-        experiment = replace(experiment, call=replace(experiment.call, **call))
-        tally.examples.append(_example(place, experiment, model))
+    for row in rows[:1]:
+        _keep(tally, place, as_recipe(place, map_at(batch.table, row)), model)
+    for single in singles[:1]:
+        _keep(tally, place, single_as_recipe(place, single), model)
 
 
 def _count_wrong(tally: Tally, place: Place, count: int) -> None:
@@ -384,13 +398,46 @@ def as_recipe(place: Place, new: PrctlMmMap, request: int | None = None) -> Expe
     return as_experiment(replace(base, setup=setup, after=after), place.bench, own, new)
 
 
-def _example(place: Place, experiment: Experiment, model: Model) -> Disagreement:
+def single_as_recipe(place: Place, single: Single) -> Experiment:
+    """Return an experiment that makes a single call again, with its size, pointer and arg5."""
+    situation, own = single.situation, place.marks.own
+    experiment = as_recipe(place, situation.map)
+    pointer: Value | None = None
+    if single.pointer is not None:
+        names = names_on(place.bench, own)
+        regions = {name: at for name, at in names.items() if not name.startswith("before")}
+        pointer = distance(single.pointer, regions).formula
+        experiment = replace(experiment, change={})
+    call = Call(
+        size=None if situation.size == MAP_SIZE else hex(situation.size),
+        arg5=hex(situation.arg5) if situation.arg5 else 0,
+        pointer=pointer,
+    )
+    return replace(experiment, call=call)
+
+
+def _keep(tally: Tally, place: Place, experiment: Experiment, model: Model) -> None:
+    """Shrink a disagreement and keep it, unless there are enough or it is known already."""
+    if len(tally.examples) >= MOST_EXAMPLES or tally.shrunk >= MOST_SHRUNK:
+        return
+    tally.shrunk += 1
+    found = _example(place, experiment, model, f"disagreement-{len(tally.examples) + 1}")
+    if all(_what(found) != _what(known) for known in tally.examples):
+        tally.examples.append(found)
+
+
+def _what(found: Disagreement) -> tuple[object, ...]:
+    experiment = found.experiment
+    return experiment.change, experiment.call, experiment.after, found.predicted, found.kernel
+
+
+def _example(place: Place, experiment: Experiment, model: Model, name: str) -> Disagreement:
     """Shrink an experiment on which the model is wrong, and tell both answers."""
     smaller = shrink(experiment, lambda candidate: differs(candidate, model) is not None)
     predicted, kernel = differs(smaller, model) or ("as the kernel, in a fresh specimen", "")
     text = f"The model ({model.name}) says {predicted}, the kernel {kernel}."
-    example = replace(smaller, id="disagreement", title=f"Found by {place.scenario.name}",
-                      explanation=text)  # fmt: skip
+    title = f"Found in {place.scenario.name}, RLIMIT_DATA {place.limit}"
+    example = replace(smaller, id=name, title=title, explanation=text)
     return Disagreement(place.scenario.name, place.limit, example, predicted, kernel)
 
 
@@ -424,7 +471,7 @@ def _moved(specimen: Any, request: int, model: Model, facts: Facts) -> tuple[str
     memory = memory_of(specimen, specimen.current_map(), before)
     answer, vmas = model.brk_after(before, request, memory, facts)
     real = specimen.brk(request)
-    shown = specimen.snapshot().vmas
+    shown = parse_maps(read_whole(f"/proc/{specimen.pid}/maps"))
     if (answer, vmas) == (real, shown):
         return None
     if answer != real:
@@ -476,9 +523,10 @@ def _watch(place: Place, limit: int, rng: Generator) -> Iterator[Watched]:
 
 
 def _shrink_back(watch: Watched, facts: Facts) -> bool:
-    """Unmap by what reading has grown a stack, so that it can grow again; tell whether it had."""
+    """Unmap by what reading has grown stacks, so that they can grow again; tell whether it had."""
     now = settled(watch.after, watch.memory, facts)
-    grown = tuple(_without(now, watch.after.vmas))
+    starts = dict(watch.place.marks.growing)
+    grown = [(v.start, starts[v.end]) for v in now if v.start < starts.get(v.end, 0)]
     specimen, own, new = watch.place.specimen, watch.place.marks.own, watch.effective
     if grown:
         strings = ("arg_start", "arg_end", "env_start", "env_end")
@@ -547,7 +595,8 @@ def _move(watch: Watched, request: int, ground: _Ground) -> Watched:
     if any(not _is_spare(vma, request, watch, ground) for vma in before.vmas):
         return watch
     answer = specimen.brk(request)
-    vmas = specimen.snapshot().vmas
+    # Not the whole snapshot: cmdline may span a heap that has grown by gigabytes.
+    vmas = parse_maps(read_whole(f"/proc/{specimen.pid}/maps"))
     _restore(specimen, before.vmas, vmas, ground)
     return replace(watch, request=request, answer=answer, vmas=vmas)
 
@@ -622,6 +671,4 @@ def _compare_watched(watch: Watched, model: Model, facts: Facts, tally: Tally) -
     tally.by_verdict["accepted" if watch.errno == 0 else errno_name(watch.errno)] += 1
     if what_differs(watch, model, facts):
         _count_wrong(tally, place, 1)
-        if len(tally.examples) < MOST_SHRUNK:
-            experiment = as_recipe(place, watch.map, watch.request)
-            tally.examples.append(_example(place, experiment, model))
+        _keep(tally, place, as_recipe(place, watch.map, watch.request), model)

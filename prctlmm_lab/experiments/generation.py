@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from prctlmm_lab.experiments.columns import Table, table_of
 from prctlmm_lab.experiments.steps import Bench
 from prctlmm_lab.kernel.abi import ADDRESSES, U32, U64, PrctlMmMap
-from prctlmm_lab.kernel.effects import STACK_GUARD_PAGES, Memory
+from prctlmm_lab.kernel.effects import STACK_GUARD_PAGES, Memory, is_data
 from prctlmm_lab.kernel.procfs import Snapshot
+from prctlmm_lab.specimen.situation import grows_down
 from prctlmm_lab.specimen.spawn import CHANNEL
 
 Words = NDArray[np.uint64]
@@ -43,6 +44,8 @@ class Landmarks:
     vectors: Words
     """Rows of auxv and auxv_size."""
     descriptors: Words
+    growing: tuple[tuple[int, int], ...]
+    """End and first start of each VMA that grows down."""
     lowest: int
     highest: int
 
@@ -68,6 +71,7 @@ def landmarks(bench: Bench) -> Landmarks:
         steps=_words([0, 0, *near, *(-distance for distance in near)]),
         vectors=np.array([*product(pointers, sizes)], np.uint64),
         descriptors=_words([*bench.descriptors.values(), CHANNEL, 0, 1 << 31, U32 - 1, U32]),
+        growing=tuple((v.end, v.start) for v in vmas if v.end in grows_down(bench.specimen)),
         lowest=facts.lowest,
         highest=facts.highest,
     )
@@ -85,6 +89,7 @@ def random_maps(marks: Landmarks, limit: int, count: int, rng: Generator) -> Tab
         rows = np.flatnonzero(rng.random(count, np.float32) < eagerness)
         table[member][rows] = _values(marks, table, member, rows, rng)
     _meet_limit(table, limit, marks, rng)
+    _meet_bounds(table, marks, rng)
     _ask_for_vectors(table, marks, rng)
     rows = np.flatnonzero(rng.random(count, np.float32) < 0.15)
     table["exe_fd"][rows] = rng.choice(marks.descriptors, rows.size)
@@ -126,6 +131,20 @@ def _meet_limit(table: Table, limit: int, marks: Landmarks, rng: Generator) -> N
         table[end][rows] = table[start][rows] + rest
 
 
+def _meet_bounds(table: Table, marks: Landmarks, rng: Generator) -> None:
+    """Let both members of a pair lie at one end of user space, together or a little apart."""
+    steps = _words([0, 0, 1, 2, 4095, 4096])
+    for start, end in PARTNERS.items():
+        rows = np.flatnonzero(rng.random(table.size, np.float32) < 0.02)
+        first, second = (rng.choice(steps, rows.size) for _ in range(2))
+        low = rng.random(rows.size) < 0.5
+        at_low = np.uint64(marks.lowest) + first, np.uint64(marks.lowest) + first + second
+        at_high = np.uint64(marks.highest) - first - second, np.uint64(marks.highest) - first
+        if start != "start_stack":
+            table[start][rows] = np.where(low, at_low[0], at_high[0])
+            table[end][rows] = np.where(low, at_low[1], at_high[1])
+
+
 def _ask_for_vectors(table: Table, marks: Landmarks, rng: Generator) -> None:
     rows = np.flatnonzero(rng.random(table.size, np.float32) < 0.2)
     chosen = rng.choice(marks.vectors, rows.size, axis=0)
@@ -154,6 +173,7 @@ def random_shown_maps(
         table[end][rows] = np.maximum(first, second)
     _reach_below(table, _growing_places(bench), rng)
     _begin_at_ends(table, _ends_with_room(bench), rng)
+    _end_inside(table, bench.regions["shared"][0], bench.facts.page_size, rng)
     rows = np.flatnonzero(rng.random(count) < 0.4)
     table["start_stack"][rows] = _in_memory(borders, rows.size, rng)
     _let_environment_follow(table, rng)
@@ -224,6 +244,13 @@ def _begin_at_ends(table: Table, ends: Words, rng: Generator) -> None:
     table["brk"][rows] = table["start_brk"][rows] + rng.choice(_words([0, 0, 1]), rows.size)
 
 
+def _end_inside(table: Table, start: int, page: int, rng: Generator) -> None:
+    """Let some heaps end inside a file's mapping, so that brk() can cut off its beginning."""
+    rows = np.flatnonzero(rng.random(table.size) < 0.05)
+    table["start_brk"][rows] = start - page * rng.integers(0, 3, rows.size)
+    table["brk"][rows] = start + page * rng.integers(1, 3, rows.size)
+
+
 def _let_environment_follow(table: Table, rng: Generator) -> None:
     """Let some environments begin where the arguments end, as after execve."""
     rows = np.flatnonzero(rng.random(table.size) < 0.4)
@@ -240,8 +267,11 @@ def random_requests(
     borders = [border for vma in before.vmas for border in (vma.start, vma.end)]
     last_page = -(-new.brk // 4096) * 4096
     largest = last_page + memory.most_at_once
+    data = sum(vma.size for vma in before.vmas if is_data(vma, memory.grows_down))
+    last_data = last_page + limit // 4096 * 4096 - data
+    border = int(rng.choice(_words(borders)))
     places = [new.brk, new.brk, new.start_brk, room, above, above - (1 << 20), highest + 1,
-              int(rng.choice(_words(borders))), largest]  # fmt: skip
+              last_data, border, largest]  # fmt: skip
     steps = [0, 0, 1, -1, 2, 4095, 4096, 4097, -4096, -4097, -8192, -8193, 40 * 4096, 1 << 44]
     if rng.random() < 0.3:
         return (new.brk + 4096 * int(rng.integers(1, 32))) & U64

@@ -18,6 +18,7 @@ from prctlmm_lab.experiments.steps import (
     Map,
     MemoryFile,
     Open,
+    OwnMount,
     Protect,
     ReleaseExecutable,
     Step,
@@ -30,7 +31,7 @@ from prctlmm_lab.specimen.build import BUILDS
 CALLERS: dict[str, tuple[Step, ...]] = {
     "as we are": (),
     "uid 65534": (LosePrivilege(True),),
-    "user namespace": (UserNamespace(True),),
+    "user namespace": (UserNamespace(True), OwnMount("on_noexec_mount", noexec=True)),
     "user namespace of uid 65534": (LosePrivilege(True), UserNamespace(True, map_ids=False)),
 }
 """Who makes the call. To an ordinary user the first two are the same, and so are the others."""
@@ -51,7 +52,7 @@ MEMORY: tuple[Step, ...] = (
     Write("vectors.start + 1024", hex="01" * 2048),
     Map("closed", permissions="---"),
     # Last, so that nothing else is put into the room below what grows down.
-    Map("narrow", 300, permissions="---"),
+    Map("narrow", 280, permissions="---"),
     Unmap("narrow.start", "narrow.length"),
     Map("floor", at="narrow.start"),
     Map("cramped", at="narrow.end - page", grows_down=True),

@@ -66,9 +66,7 @@ def as_experiment(base: Experiment, bench: Bench, own: PrctlMmMap, new: PrctlMmM
             named = {number: name for name, number in bench.descriptors.items()}
             changes[member] = named.get(value, hex(value))
         elif member == "auxv_size":
-            sizes = {"auxv_capacity": bench.facts.auxv_capacity}
-            near = distance(value, sizes)
-            changes[member] = near.formula if abs(near.offset) <= 16 else hex(value)
+            changes[member] = distance(value, {"auxv_capacity": bench.facts.auxv_capacity}).formula
         else:
             changes[member] = distance(value, names).formula
     return replace(base, change=changes)

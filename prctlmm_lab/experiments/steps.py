@@ -421,6 +421,20 @@ class MemoryFile(Step):
 
 
 @dataclass(frozen=True)
+class OwnMount(Step):
+    """Make an executable file on a tmpfs that only the specimen sees, noexec or not."""
+
+    verb: ClassVar[str] = "own_mount"
+    own_mount: str
+    noexec: bool = False
+
+    def _perform(self, bench: Bench, _where: str, /) -> int:
+        descriptor = bench.specimen.file_on_own_mount(self.own_mount, noexec=self.noexec)
+        bench.descriptors[self.own_mount] = descriptor
+        return descriptor
+
+
+@dataclass(frozen=True)
 class Close(Step):
     """Close a descriptor that a step opened; its name keeps the number."""
 
@@ -465,7 +479,7 @@ STEPS: dict[str, type[Step]] = {
     step.verb: step
     for step in (
         Map, Write, Read, Unmap, Protect, Brk, Limit, Become, LosePrivilege, UserNamespace, Open,
-        MemoryFile, Close, ReleaseExecutable,
+        MemoryFile, OwnMount, Close, ReleaseExecutable,
     )
 }  # fmt: skip
 """The steps by verb."""
@@ -507,7 +521,7 @@ def _check_definitions(step: Step, known: set[str], where: str) -> None:
     taken = {name.partition(".")[0] for name in known}
     if isinstance(step, Map):
         known |= set(_parts(check_name(step.map, where, taken)))
-    elif isinstance(step, Open | MemoryFile):
+    elif isinstance(step, Open | MemoryFile | OwnMount):
         known.add(check_name(getattr(step, step.verb), where, taken))
     elif isinstance(step, Close):
         opened = {name for name in known if "." not in name} - known_names()

@@ -19,11 +19,12 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from prctlmm_lab.experiments.columns import map_at
+from prctlmm_lab.experiments.columns import columns_of, map_at, table_of
 from prctlmm_lab.experiments.differential import (
     Batch,
     Place,
@@ -31,13 +32,14 @@ from prctlmm_lab.experiments.differential import (
     Watched,
     batches,
     new_seed,
+    places_in_a_round,
     watched,
     what_differs,
     wrong_singles,
 )
-from prctlmm_lab.experiments.scenarios import LIMITS, scenarios
+from prctlmm_lab.experiments.generation import PARTNERS
 from prctlmm_lab.kernel import effects, rules
-from prctlmm_lab.kernel.abi import U32, U64, PrctlMmMap
+from prctlmm_lab.kernel.abi import ADDRESSES, U32, U64, PrctlMmMap
 from prctlmm_lab.kernel.facts import Facts
 from prctlmm_lab.kernel.model import Model, specification
 from prctlmm_lab.kernel.rules import ExeFile, Rule, Situation, errno_name, explain, predict
@@ -56,6 +58,8 @@ class WrongModel:
     before: str
     after: str
     model: Model
+    of_rules: bool
+    """Whether a rule is altered, or an effect."""
     proof: str = ""
     """Why it is no different for any call on this kernel, if that was proved."""
 
@@ -72,15 +76,32 @@ class Examination:
     kernel: str
     seed: int
     calls: int = 0
+    """Real calls that were made, those with all effects among them."""
     watched: int = 0
+    """Accepted maps whose whole effect was compared."""
+    seconds: float = 0.0
+    interrupted: bool = False
     caught: dict[str, str] = field(default_factory=dict)
-    """Id -> the call that caught it."""
+    """Id -> the call that caught it, and both answers."""
     caught_after: dict[str, int] = field(default_factory=dict)
     """Id -> how many calls had been made by then."""
     proved: dict[str, str] = field(default_factory=dict)
-    """Id -> why it is no different."""
+    """Id -> why it is no different for any call on this kernel."""
     escaped: list[str] = field(default_factory=list)
-    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        ended = "; interrupted" if self.interrupted else ""
+        return (
+            f"{len(self.caught) + len(self.proved) + len(self.escaped)} wrong models on Linux "
+            f"{self.kernel}: {len(self.caught)} caught within {self.last:,} calls, "
+            f"{len(self.proved)} proved to be no different, {len(self.escaped)} escaped "
+            f"({self.seconds:.0f} s, seed {self.seed}{ended})"
+        )
+
+    @property
+    def last(self) -> int:
+        """How many calls it took to catch all that were caught."""
+        return max(self.caught_after.values(), default=0)
 
 
 # ---- altering code ----------------------------------------------------------------------------
@@ -173,7 +194,8 @@ def wrong_rules(facts: Facts) -> Iterator[WrongModel]:
         for before, after, predicate in _wrong_predicates(rule, facts.page_size):
             other = replace(rule, broken=predicate)
             wrong = _with_rules(ours, rule.id, before, after, (*rest[0], other, *rest[1]))
-            yield replace(wrong, proof=_proof_of_equality(rule, other, facts))
+            proof = _proof_of_equality(rule, other, facts) or _proof_by_partner(wrong, rule, facts)
+            yield replace(wrong, proof=proof)
         wrong = _with_rules(ours, rule.id, "the rule", "removed", rest[0] + rest[1])
         yield replace(wrong, proof=_proof_of_absence(rule, facts))
         if rest[1]:
@@ -187,7 +209,7 @@ def _with_rules(
     ours: Model, where: str, before: str, after: str, order: tuple[Rule, ...]
 ) -> WrongModel:
     name = f"{where}: {before} -> {after}"
-    return WrongModel(where, before, after, replace(ours, name=name, rules=order))
+    return WrongModel(where, before, after, replace(ours, name=name, rules=order), of_rules=True)
 
 
 def _wrong_predicates(rule: Rule, page: int) -> Iterator[tuple[str, str, Callable[..., Any]]]:
@@ -265,7 +287,7 @@ def wrong_effects(facts: Facts) -> Iterator[WrongModel]:
                 ours, name=f"{name}: {before} -> {after}",
                 shown_after=space["shown_after"], brk_after=space["brk_after"],
             )  # fmt: skip
-            yield WrongModel(name, before, after, model)
+            yield WrongModel(name, before, after, model, of_rules=False)
 
 
 def _with_function(altered: ast.AST, *, is_method: bool) -> dict[str, Any]:
@@ -308,6 +330,38 @@ def _proof_of_equality(rule: Rule, other: Rule, facts: Facts) -> str:
     )  # fmt: skip
 
 
+def _proof_by_partner(wrong: WrongModel, rule: Rule, facts: Facts) -> str:
+    """Prove that where an altered bound lets an address pass, its partner is refused anyway.
+
+    All rules up to the auxiliary vector's refuse with one errno, so it is enough that the two
+    models agree on every pair of boundary values, all other members being in order.
+    """
+    (member, *more) = rule.members or ("",)
+    if more or member not in PAIRS:
+        return ""
+    values = np.array(_boundary_values(f"map.{member}", facts), np.uint64)
+    table = table_of(_ORDERLY, values.size**2)
+    table[member] = np.repeat(values, values.size)
+    table[PAIRS[member]] = np.tile(values, values.size)
+    situation, ours = Situation(map=columns_of(table)), specification(facts).rules
+    verdicts = (predict(situation, facts, table.size, rules) for rules in (ours, wrong.model.rules))
+    return _unless(bool(np.not_equal(*verdicts).any()), f"{PAIRS[member]} is refused instead")
+
+
+PAIRS = {member: partner for pair in PARTNERS.items() if "start_stack" not in pair
+         for member, partner in (pair, pair[::-1])}  # fmt: skip
+
+_ORDERLY = PrctlMmMap(**{
+    member: (1 << 30) + (member in ("end_code", "end_data", "brk", "arg_end", "env_end"))
+    for member in ADDRESSES
+})  # fmt: skip
+"""A map that breaks no rule."""
+
+
+def _unless(refuted: bool, reason: str) -> str:
+    return "" if refuted else f"{reason}: tried at every boundary and beside it"
+
+
 def _proof(
     reason: str, facts: Facts, tried: Iterable[Rule], holds: Callable[[Situation], bool]
 ) -> str:
@@ -324,7 +378,7 @@ def _proof(
     for values in itertools.product(*domains):
         if not holds(_situation(dict(zip(noted, values, strict=True)))):
             return ""
-    return f"{reason}: tried at every boundary and beside it"
+    return _unless(False, reason)
 
 
 MOST_CASES = 100_000
@@ -369,42 +423,57 @@ def _situation(values: dict[str, Any]) -> Situation:
 # ---- the examination --------------------------------------------------------------------------
 
 
+def all_wrong_models() -> tuple[WrongModel, ...]:
+    """Return every wrong model of this kernel: of the rules, then of the effects."""
+    facts = facts_here()
+    return (*wrong_rules(facts), *wrong_effects(facts))
+
+
 def examine(
-    *,
     calls: int = 1_000_000,
-    maps: int = 20_000,
+    *,
+    seconds: float | None = None,
     seed: int | None = None,
     on_progress: Callable[[Examination], None] | None = None,
 ) -> Examination:
     """Let `fuzz` loose on every wrong model, and return what caught each.
 
-    All are held against the same real calls: at most `calls` for those of the rules, at most
-    `maps` accepted maps, looked at one by one, for those of the effects.
+    Half of the calls are made in masses and held against the wrong rules, the others are made one
+    by one and held against the wrong effects; no more are made than it takes to catch them all.
+    A KeyboardInterrupt ends it, with what was found so far.
 
     Equivalent: `prctlmm-lab fuzz --wrong-models`.
     """
     facts = facts_here()
     tally = Tally(facts.release, new_seed() if seed is None else seed)
     result = Examination(facts.release, tally.seed)
-    started = time.monotonic()
-    alive = _Alive(list(wrong_rules(facts)), result)
-    for batch in batches(tally, max(1000, calls // (len(scenarios()) * len(LIMITS)))):
-        alive.drop_caught(lambda wrong: _caught_by_batch(wrong.model, batch, facts))  # noqa: B023
-        result.calls += batch.table.size + len(batch.singles)
-        _report(result, started, on_progress)
-        if not alive.models or result.calls >= calls:
-            break
-    escaped = alive.models
-    alive = _Alive(list(wrong_effects(facts)), result)
-    for watch in watched(tally):
-        alive.drop_caught(lambda wrong: _caught_by_map(wrong.model, watch, facts))  # noqa: B023
-        result.watched += watch.errno == 0
-        if result.watched % 100 == 0:
-            _report(result, started, on_progress)
-        if not alive.models or result.watched >= maps:
-            break
-    result.escaped = [wrong.id for wrong in (*escaped, *alive.models)]
-    _report(result, started, on_progress)
+    started, models = time.monotonic(), all_wrong_models()
+    of_rules = _Alive([m for m in models if m.of_rules], result)
+    of_effects = _Alive([m for m in models if not m.of_rules], result)
+
+    def is_over(alive: _Alive, most: int) -> bool:
+        result.seconds = time.monotonic() - started
+        if on_progress is not None:
+            on_progress(result)
+        late = seconds is not None and result.seconds >= seconds
+        return late or not alive.models or result.calls >= most
+
+    try:
+        for batch in batches(tally, max(100, calls // 2 // places_in_a_round())):
+            of_rules.drop_caught(partial(_caught_by_batch, batch, facts))
+            result.calls += batch.table.size + len(batch.singles)
+            if is_over(of_rules, calls // 2):
+                break
+        for watch in watched(tally):
+            of_effects.drop_caught(partial(_caught_by_map, watch, facts))
+            result.calls += 1
+            result.watched += watch.errno == 0
+            if is_over(of_effects, calls):
+                break
+    except KeyboardInterrupt:
+        result.interrupted = True
+    result.seconds = time.monotonic() - started
+    result.escaped = [wrong.id for wrong in (*of_rules.models, *of_effects.models)]
     return result
 
 
@@ -420,10 +489,10 @@ class _Alive:
             else:
                 self.models.append(wrong)
 
-    def drop_caught(self, caught: Callable[[WrongModel], tuple[int, str] | None]) -> None:
+    def drop_caught(self, caught: Callable[[Model], tuple[int, str] | None]) -> None:
         left = []
         for wrong in self.models:
-            found = caught(wrong)
+            found = caught(wrong.model)
             if found is None:
                 left.append(wrong)
                 continue
@@ -433,7 +502,7 @@ class _Alive:
         self.models = left
 
 
-def _caught_by_batch(model: Model, batch: Batch, facts: Facts) -> tuple[int, str] | None:
+def _caught_by_batch(batch: Batch, facts: Facts, model: Model) -> tuple[int, str] | None:
     predicted = predict(batch.situation, facts, batch.table.size, model.rules)
     rows = np.flatnonzero(predicted != batch.errnos)
     if rows.size:
@@ -448,7 +517,7 @@ def _caught_by_batch(model: Model, batch: Batch, facts: Facts) -> tuple[int, str
     return None
 
 
-def _caught_by_map(model: Model, watch: Watched, facts: Facts) -> tuple[int, str] | None:
+def _caught_by_map(watch: Watched, facts: Facts, model: Model) -> tuple[int, str] | None:
     try:
         with _time_limit():
             found = what_differs(watch, model, facts)
@@ -488,11 +557,3 @@ def _evidence(what: str, place: Place, said: int, kernel: int) -> str:
     answers = [errno_name(int(number)) if number else "accepted" for number in (said, kernel)]
     where = f"{place.scenario.name}, RLIMIT_DATA {place.limit}"
     return f"{answers[0]} predicted, {answers[1]} by the kernel; {what}; {where}"
-
-
-def _report(
-    result: Examination, started: float, on_progress: Callable[[Examination], None] | None
-) -> None:
-    result.seconds = time.monotonic() - started
-    if on_progress is not None:
-        on_progress(result)

@@ -398,7 +398,7 @@ def _auxv(before: bytes, new: PrctlMmMap, vector: bytes, facts: Facts) -> bytes:
     """Return auxv: the saved vector up to the first pair of type 0; its last pair always is."""
     if not new.auxv_size:
         return before
-    saved = vector.ljust(facts.auxv_capacity, b"\0")[:-16] + bytes(16)
+    saved = vector.ljust(facts.auxv_capacity, b"\0")[: facts.auxv_capacity - 16] + bytes(16)
     types = [kind for kind, _ in struct.iter_unpack("<2Q", saved)]
     return saved[: 16 * (types.index(0) + 1)]
 

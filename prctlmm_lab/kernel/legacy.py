@@ -1,6 +1,6 @@
 """The other operations of PR_SET_MM: one member at a time, and the question for the struct's size.
 
-They came first (v3.3 to v3.5) and were never removed. Since v4.2 (4a00e9df2931) the kernel replaces
+They came first (v3.3 to v3.5) and were never removed. Since v4.2 (4a00e9df293d) the kernel replaces
 the one member in its own map and holds the whole to the rules of PR_SET_MM_MAP, which are therefore
 used here as they are; what is added is what only these operations ask.
 

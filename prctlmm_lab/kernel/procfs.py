@@ -481,10 +481,10 @@ def read_whole(file: str, directory: int | None = None) -> bytes:
     """Read a file of /proc to its end."""
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
-        text = b""
+        chunks = []
         while chunk := os.read(descriptor, READ_SIZE):
-            text += chunk
-        return text
+            chunks.append(chunk)
+        return b"".join(chunks)
     finally:
         os.close(descriptor)
 

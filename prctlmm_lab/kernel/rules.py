@@ -56,7 +56,7 @@ class Situation:
     struct_readable: Any = True
     """The struct's bytes can be copied from the caller's memory."""
     auxv_readable: Any = True
-    """auxv_size bytes at auxv can be copied from the caller's memory."""
+    """auxv_size bytes at auxv can be copied from the caller's memory; 0 bytes always can."""
     rlimit_data: Any = UNLIMITED
     """RLIMIT_DATA's soft limit in bytes; 2**64 - 1 is unlimited."""
     capabilities: Any = 0
@@ -64,6 +64,7 @@ class Situation:
     namespace_root: Any = False
     """The caller's real uid and gid are 0 in its user namespace."""
     exe: ExeFile = field(default_factory=ExeFile)
+    """The file that exe_fd names; where it asks for no change, the one that is not open."""
     exe_mapped: Any = True
     """A VMA of the caller still maps the executable that /proc/PID/exe names."""
     exe_changed: Any = False
@@ -241,7 +242,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "limit.data", "heap and data fit into RLIMIT_DATA", errno.EINVAL,
         ("start_brk", "brk", "start_data", "end_data"), 5, "check_data_rlimit", _V318,
-        lambda s, f: (s.rlimit_data != UNLIMITED) & (_data_need(s.map) > s.rlimit_data),
+        lambda s, f: _data_need(s.map) > s.rlimit_data,
         lambda s, f: (
             f"brk - start_brk + end_data - start_data = {_data_need(s.map):#x}, RLIMIT_DATA = "
             + ("unlimited" if s.rlimit_data == UNLIMITED else f"{s.rlimit_data:#x}")
@@ -275,7 +276,7 @@ RULES: tuple[Rule, ...] = (
         "auxv.readable", "the auxiliary vector can be read", errno.EFAULT, ("auxv", "auxv_size"),
         6, _MAP,
         "since v3.18 (f606b77f1a); before the permission for exe_fd since v5.2 (11bbd8b41683)",
-        lambda s, f: (s.map.auxv_size != 0) & (s.auxv_readable == False),
+        lambda s, f: s.auxv_readable == False,
         lambda s, f: (
             f"{s.map.auxv_size:#x} bytes at auxv = {s.map.auxv:#x} are "
             f"{'' if s.auxv_readable else 'not '}readable"
@@ -290,19 +291,19 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "exe.regular", "exe_fd is a regular file", errno.EACCES, ("exe_fd",), 7, _EXE, _V318,
-        lambda s, f: (s.map.exe_fd != NO_EXE) & s.exe.is_open & (s.exe.is_regular == False),
+        lambda s, f: s.exe.is_open & (s.exe.is_regular == False),
         _exe_numbers("must be a regular file"),
     ),
     Rule(
         "exe.noexec", "exe_fd does not lie on a noexec mount", errno.EACCES, ("exe_fd",), 7, _EXE,
         "since v3.18; file systems that forbid it as a whole since v4.3 (90f8572b0f02)",
-        lambda s, f: (s.map.exe_fd != NO_EXE) & (s.exe.is_noexec == True),
+        lambda s, f: s.exe.is_noexec == True,
         _exe_numbers("must not lie on a noexec mount"),
     ),
     Rule(
         "exe.executable", "exe_fd may be executed by the caller", errno.EACCES, ("exe_fd",), 7,
         _EXE, _V318,
-        lambda s, f: (s.map.exe_fd != NO_EXE) & s.exe.is_regular & (s.exe.is_executable == False),
+        lambda s, f: s.exe.is_regular & (s.exe.is_executable == False),
         _exe_numbers("needs execute permission"),
     ),
     Rule(
@@ -324,7 +325,7 @@ RULES: tuple[Rule, ...] = (
         "replace_mm_exe_file, deny_write_access",
         "since v5.15 (35d7bdc86031, fe69d560b5bd), but not from v6.11 (2a010c412853) on, which "
         "was undone in v6.13, v6.12.2 and v6.11.11 (3b832035387f)",
-        lambda s, f: (s.map.exe_fd != NO_EXE) & (s.exe.is_written == True),
+        lambda s, f: s.exe.is_written == True,
         _exe_numbers("must not be open for writing"),
         exists=lambda f: f.written_exe_refused,
     ),

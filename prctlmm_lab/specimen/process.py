@@ -64,7 +64,8 @@ PROT = {"r": 1, "w": 2, "x": 4, "-": 0}
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x10, 0x20
 MAP_GROWSDOWN, MAP_FIXED_NOREPLACE = 0x0100, 0x100000
 MREMAP_MAYMOVE, MREMAP_FIXED = 1, 2
-CLONE_NEWUSER = 0x10000000
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
+MS_NOEXEC, MS_REC, MS_PRIVATE = 0x8, 0x4000, 0x40000
 ADDR_NO_RANDOMIZE = 0x0040000
 PR_SET_DUMPABLE, PR_SET_NAME = 4, 15
 F_SETFD, FD_CLOEXEC = 2, 1
@@ -668,6 +669,28 @@ class Specimen:
             self.syscall("write", descriptor, self.place(part), len(part))
         self.syscall("fchmod", descriptor, mode)
         return descriptor
+
+    @_undivided
+    def file_on_own_mount(self, name: str, *, noexec: bool = False) -> int:
+        """Make an executable file on a tmpfs that only this specimen sees; return a descriptor.
+
+        The tmpfs lies over /tmp, in a mount namespace of its own.
+
+        Equivalent: `unshare --mount`, `mount -t tmpfs -o noexec none /tmp`, and `install`.
+
+        Raises SystemCallError: EPERM without CAP_SYS_ADMIN in its user namespace, ENOENT without a
+        /tmp. Raises InputError for a name with a zero byte.
+        """
+        self.syscall("unshare", CLONE_NEWNS)
+        names = self.place(b"none\0tmpfs\0/\0/tmp\0")
+        none, kind, root, folder = names, names + 5, names + 11, names + 13
+        self.syscall("mount", none, root, 0, MS_REC | MS_PRIVATE, 0)
+        self.syscall("mount", none, folder, kind, MS_NOEXEC if noexec else 0, 0)
+        path = b"/tmp/" + _name("file", name)
+        writer = self.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        self.syscall("fchmod", writer, 0o755)
+        self.close(writer)
+        return self.open(path)
 
     def _place_name(self, what: str, name: str | bytes) -> int:
         return self.place(_name(what, name) + b"\0")

@@ -112,7 +112,7 @@ def memory_of(specimen: Specimen, new: PrctlMmMap, before: Snapshot) -> Memory:
             vector = specimen.read(new.auxv, min(new.auxv_size, _LONGEST_VECTOR))
         return Memory(
             parts=parts,
-            grows_down=_grows_down(specimen),
+            grows_down=grows_down(specimen),
             moved=specimen.moved,
             vector=vector,
             exe_link=link_of(specimen, new.exe_fd),
@@ -147,7 +147,7 @@ def _overlaps(vmas: Iterable[Vma], ranges: Iterable[tuple[int, int]]) -> Iterato
                 at = last
 
 
-def _grows_down(specimen: Specimen) -> frozenset[int]:
+def grows_down(specimen: Specimen) -> frozenset[int]:
     """Return the ends of the VMAs that grow down; the stack's alone where smaps is not told."""
     snapshot = specimen.snapshot(smaps=True)
     if snapshot.smaps and not isinstance(snapshot.smaps, Unreadable):

@@ -16,6 +16,7 @@ from prctlmm_lab.experiments.axes import Axis
 from prctlmm_lab.experiments.boundaries import Values
 from prctlmm_lab.experiments.formula import Value
 from prctlmm_lab.experiments.swept import Boundary, Region, SweepResult
+from prctlmm_lab.kernel.rules import ACCEPTED
 from prctlmm_lab.views.legend import (
     DISAGREES,
     DISAGREES_WORDS,
@@ -58,6 +59,8 @@ _RINGS = 12
 """Places along each axis at which disagreements are ringed."""
 _MOST_DESCRIPTORS = 32
 """Descriptors that are told one by one."""
+_BESIDE = 0.16
+"""From a slanted line to the words beside it, in centimetres."""
 _UNITS = {"auxv_size": "bytes", "exe_fd": "descriptor"}
 
 
@@ -282,11 +285,13 @@ def _ticks_beside(plot: _Plot, axis: Axis, values: Values) -> None:
 
 
 def _name_slant(plot: _Plot, edge: Boundary, taken: Any) -> None:
-    """Write the equation of a slanted boundary along it, in two lines where it is short."""
+    """Write the equation of a slanted boundary along it, in two lines where it is short.
+
+    It stands beside the line, preferably where calls are refused; over it only for want of room.
+    """
     result, at = plot.result, plot.at
     x, y = result.x, result.y
-    rise = step_of(x) * (at.height / len(y)) / (step_of(y) * (at.width / len(x)))
-    angle = float(np.arctan(rise * edge.slope))
+    angle = _angle(plot, edge)
     left, right = result.deciding[:, :-1], result.deciding[:, 1:]
     one, other = edge.below.rule, edge.above.rule
     rows = (((left == one) & (right == other)) | ((left == other) & (right == one))).any(axis=1)
@@ -295,23 +300,53 @@ def _name_slant(plot: _Plot, edge: Boundary, taken: Any) -> None:
     if _wide(text, NAME) > 0.9 * length:
         text = text.replace(" = ", "\n= ")
     lines = text.split("\n")
-    size = max(_wide(line, NAME) for line in lines), len(lines) * 0.45
-    place = cell_of(x, edge.above.x), cell_of(y, edge.above.y)
-    if _take(plot, taken, place, size, float(np.degrees(angle))):
-        _label(plot, *place, text, float(np.degrees(angle)))
+    size = max(_wide(line, NAME) for line in lines), 0.1 + len(lines) * 0.37
+    column, row = cell_of(x, edge.above.x), cell_of(y, edge.above.y)
+    across, up = _cells(plot, (-np.sin(angle), np.cos(angle)))
+    beside = [(column + n * across, row + n * up)
+              for n in (size[1] / 2 + _BESIDE, -size[1] / 2 - _BESIDE)]  # fmt: skip
+    beside.sort(key=lambda place: _code_at(result, *place) == ACCEPTED)
+    degrees = float(np.degrees(angle))
+    for place in (*beside, (column, row)):
+        alone = place != (column, row)
+        if _take(plot, taken, place, size, degrees, alone=alone):
+            _label(plot, *place, text, degrees)
+            return
+
+
+def _angle(plot: _Plot, edge: Boundary) -> float:
+    """Return how far a slanted boundary rises on the page, in radians."""
+    x, y = (
+        step_of(values) * len(values) / length
+        for values, length in ((plot.result.x, plot.at.width), (plot.result.y, plot.at.height))
+    )
+    return float(np.arctan(x / y * edge.slope))
+
+
+def _code_at(result: SweepResult, column: float, row: float) -> int:
+    """Return which rule decides at the cell nearest to a place; beyond the rim, at the rim."""
+    rows, columns = result.deciding.shape
+    across, up = (min(max(round(n), 0), most - 1) for n, most in ((column, columns), (row, rows)))
+    return int(result.deciding[up, across])
 
 
 def _name_region(plot: _Plot, region: Region, taken: Any) -> None:
-    """Write the rule's id into its region, upright if need be, where there is room for it."""
+    """Write the rule's id into its region where there is room: level, upright, or along a slant."""
     text = region.id or region.verdict
     size = _wide(text, NAME) + 0.3, 0.5
+    mask = plot.result.deciding == region.code
     for angle, room in ((0.0, size), (90.0, size[::-1])):
-        place = roomiest(
-            (plot.result.deciding == region.code) & ~taken, *(round(n) for n in _cells(plot, room))
-        )
+        place = roomiest(mask & ~taken, *(round(n) for n in _cells(plot, room)))
         if place is not None and _take(plot, taken, place, size, angle):
             _label(plot, *place, text, angle)
             return
+    row, column = (float(n) for n in np.argwhere(mask).mean(axis=0))
+    for edge in plot.result.boundaries:
+        if edge.slope and region.code in (edge.below.rule, edge.above.rule):
+            angle = float(np.degrees(_angle(plot, edge)))
+            if _take(plot, taken, (column, row), size, angle, alone=True):
+                _label(plot, column, row, text, angle)
+                return
 
 
 def _cells(plot: _Plot, size: tuple[float, float]) -> tuple[float, float]:
@@ -321,14 +356,23 @@ def _cells(plot: _Plot, size: tuple[float, float]) -> tuple[float, float]:
 
 
 def _take(
-    plot: _Plot, taken: Any, place: tuple[float, float], size: tuple[float, float], angle: float
-) -> bool:
-    """Take the cells that a label covers; return False if some of them are taken already."""
+    plot: _Plot, taken: Any, place: tuple[float, float], size: tuple[float, float], angle: float,
+    *, alone: bool = False,
+) -> bool:  # fmt: skip
+    """Take the cells that a label covers; return False if some of them are taken already.
+
+    `alone` asks for more: that all of the label lies over one region.
+    """
     across, up = _cells(plot, (1.0, 1.0))
     # In centimetres, where the label is a rectangle whatever the shape of a cell.
     rows, columns = np.indices(taken.shape, float)
     cells = covered((columns - place[0]) / across, (rows - place[1]) / up, size, angle)
     if (taken & cells).any():
+        return False
+    if alone and (
+        len(np.unique(plot.result.deciding[cells])) != 1
+        or np.count_nonzero(cells) < 0.98 * size[0] * size[1] * across * up
+    ):
         return False
     taken |= cells
     return True
@@ -338,8 +382,8 @@ def _label(plot: _Plot, column: float, row: float, text: str, angle: float = 0.0
     box = {"facecolor": PAPER, "edgecolor": FAINT, "linewidth": 0.4, "boxstyle": "round,pad=0.22"}
     plot.page.text(
         plot.x(column), plot.y(row), with_glyphs(text, _SANS, "normal"), fontsize=NAME,
-        family=_SANS, color=INK, ha="center", va="center", rotation=angle, rotation_mode="anchor",
-        bbox=box, parse_math=False,
+        family=_SANS, color=INK, ha="center", va="center", multialignment="center",
+        rotation=angle, rotation_mode="anchor", bbox=box, parse_math=False,
     )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import struct
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,8 +22,6 @@ from prctlmm_lab.specimen.probe import probe_facts
 from prctlmm_lab.specimen.process import PAGE, Specimen
 from prctlmm_lab.specimen.situation import may_change_exe, situation_of
 
-CLONE_NEWNS = 0x00020000
-MS_NOEXEC, MS_REC, MS_PRIVATE = 0x8, 0x4000, 0x40000
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 38, 22
 
 
@@ -160,24 +157,13 @@ def _written_before(specimen: Specimen) -> int:
     return descriptor
 
 
-def _on_own_mount(specimen: Specimen, flags: int) -> int:
+def _on_own_mount(specimen: Specimen, *, noexec: bool) -> int:
     """Make an executable file on a tmpfs that only this specimen sees."""
     status = specimen.snapshot().status
     assert not isinstance(status, Unreadable)
     if not int(status["CapEff"], 16) >> CAP_SYS_ADMIN & 1:
         specimen.enter_user_namespace()
-    specimen.syscall("unshare", CLONE_NEWNS)
-    folder = os.fsencode(os.path.realpath(tempfile.gettempdir())) + b"\0"
-    names = specimen.place(b"none\0tmpfs\0/\0" + folder)
-    none, kind, root, target = names, names + 5, names + 11, names + 13
-    specimen.syscall("mount", none, root, 0, MS_REC | MS_PRIVATE, 0)
-    names = specimen.place(b"none\0tmpfs\0/\0" + folder)
-    specimen.syscall("mount", none, target, kind, flags, 0)
-    path = folder[:-1] + b"/program"
-    writer = specimen.open(path, os.O_CREAT | os.O_WRONLY)
-    specimen.syscall("fchmod", writer, 0o755)
-    specimen.close(writer)
-    return specimen.open(path)
+    return specimen.file_on_own_mount("program", noexec=noexec)
 
 
 FILES: dict[str, Callable[[Specimen], int]] = {
@@ -188,8 +174,8 @@ FILES: dict[str, Callable[[Specimen], int]] = {
     "device": lambda s: s.open("/dev/null"),
     "socket": lambda s: 3,
     "file of proc": lambda s: s.open("/proc/self/stat"),
-    "on a mount": lambda s: _on_own_mount(s, 0),
-    "on a noexec mount": lambda s: _on_own_mount(s, MS_NOEXEC),
+    "on a mount": lambda s: _on_own_mount(s, noexec=False),
+    "on a noexec mount": lambda s: _on_own_mount(s, noexec=True),
     "without x": lambda s: s.memory_file("plain", mode=0o666),
     "written": _written,
     "written before": _written_before,
