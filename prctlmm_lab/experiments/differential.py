@@ -360,7 +360,7 @@ def _compare_batch(batch: Batch, model: Model, facts: Facts, tally: Tally) -> No
     tally.by_limit[place.limit] += count
     verdicts, counts = np.unique(batch.errnos, return_counts=True)
     for verdict, number in zip(verdicts.tolist(), counts.tolist(), strict=True):
-        tally.by_verdict["accepted" if verdict == 0 else errno_name(verdict)] += number
+        tally.by_verdict[_verdict(verdict)] += number
     names = [rule.id for rule in rules_of(facts)]
     deciding, counts = np.unique(
         decide(batch.situation, facts, batch.table.size), return_counts=True
@@ -371,9 +371,13 @@ def _compare_batch(batch: Batch, model: Model, facts: Facts, tally: Tally) -> No
     singles = wrong_singles(batch, model, facts)
     _count_wrong(tally, place, len(rows) + len(singles))
     for row in rows[:1]:
-        _keep(tally, place, as_recipe(place, map_at(batch.table, row)), model)
+        said = explain(_row(batch.situation, int(row)), facts, model.rules).errno
+        answers = _verdict(said), _verdict(int(batch.errnos[row]))
+        _keep(tally, place, as_recipe(place, map_at(batch.table, row)), model, answers)
     for single in singles[:1]:
-        _keep(tally, place, single_as_recipe(place, single), model)
+        said = explain(single.situation, facts, model.rules).errno
+        answers = _verdict(said), _verdict(single.errno)
+        _keep(tally, place, single_as_recipe(place, single), model, answers)
 
 
 def _count_wrong(tally: Tally, place: Place, count: int) -> None:
@@ -416,14 +420,20 @@ def single_as_recipe(place: Place, single: Single) -> Experiment:
     return replace(experiment, call=call)
 
 
-def _keep(tally: Tally, place: Place, experiment: Experiment, model: Model) -> None:
-    """Shrink a disagreement and keep it, unless there are enough or it is known already."""
+def _keep(
+    tally: Tally, place: Place, experiment: Experiment, model: Model, answers: tuple[str, str]
+) -> None:
+    """Shrink a disagreement and keep it, unless there are enough or it is known already.
+
+    `answers` are what the model and the kernel said at first; a fresh specimen may tell others.
+    """
     if len(tally.examples) >= MOST_EXAMPLES or tally.shrunk >= MOST_SHRUNK:
         return
     tally.shrunk += 1
-    found = _example(place, experiment, model, f"disagreement-{len(tally.examples) + 1}")
+    found = _example(place, experiment, model, answers)
     if all(_what(found) != _what(known) for known in tally.examples):
-        tally.examples.append(found)
+        name = f"disagreement-{len(tally.examples) + 1}"
+        tally.examples.append(replace(found, experiment=replace(found.experiment, id=name)))
 
 
 def _what(found: Disagreement) -> tuple[object, ...]:
@@ -431,13 +441,18 @@ def _what(found: Disagreement) -> tuple[object, ...]:
     return experiment.change, experiment.call, experiment.after, found.predicted, found.kernel
 
 
-def _example(place: Place, experiment: Experiment, model: Model, name: str) -> Disagreement:
+def _example(
+    place: Place, experiment: Experiment, model: Model, answers: tuple[str, str]
+) -> Disagreement:
     """Shrink an experiment on which the model is wrong, and tell both answers."""
     smaller = shrink(experiment, lambda candidate: differs(candidate, model) is not None)
-    predicted, kernel = differs(smaller, model) or ("as the kernel, in a fresh specimen", "")
+    again = differs(smaller, model)
+    predicted, kernel = again or answers
     text = f"The model ({model.name}) says {predicted}, the kernel {kernel}."
+    if again is None:
+        text += " A fresh specimen does not show it: what was done to the first one before matters."
     title = f"Found in {place.scenario.name}, RLIMIT_DATA {place.limit}"
-    example = replace(smaller, id=name, title=title, explanation=text)
+    example = replace(smaller, title=title, explanation=text)
     return Disagreement(place.scenario.name, place.limit, example, predicted, kernel)
 
 
@@ -472,13 +487,7 @@ def _moved(specimen: Any, request: int, model: Model, facts: Facts) -> tuple[str
     answer, vmas = model.brk_after(before, request, memory, facts)
     real = specimen.brk(request)
     shown = parse_maps(read_whole(f"/proc/{specimen.pid}/maps"))
-    if (answer, vmas) == (real, shown):
-        return None
-    if answer != real:
-        return f"brk({request:#x}) = {answer:#x}", f"{real:#x}"
-    ours, theirs = (sorted(set(map(str, a)) - set(map(str, b)))
-                    for a, b in ((vmas, shown), (shown, vmas)))  # fmt: skip
-    return f"after brk() {', '.join(ours)}", ", ".join(theirs)
+    return _brk_differs(request, (answer, vmas), (real, shown))
 
 
 # ---- effects, one by one ----------------------------------------------------------------------
@@ -647,18 +656,36 @@ def _without(areas: tuple[Vma, ...], others: tuple[Vma, ...]) -> Iterator[tuple[
             yield at, area.end
 
 
-def what_differs(watch: Watched, model: Model, facts: Facts) -> str:
-    """Return in a few words what the model says otherwise than the kernel, "" for nothing."""
-    if explain(watch.situation, facts, model.rules).errno != watch.errno:
-        return "verdict"
+def what_differs(watch: Watched, model: Model, facts: Facts) -> tuple[str, str] | None:
+    """Return what the model and the kernel say, where that is not the same."""
+    said = explain(watch.situation, facts, model.rules).errno
+    if said != watch.errno:
+        return _verdict(said), _verdict(watch.errno)
     predicted = model.shown_after(watch.before, watch.effective, watch.memory, facts)
-    for place, name, *_ in change_texts(disagreements(predicted, watch.after)):
-        return f"{place} {name}".rstrip()
-    if watch.request is not None:
-        answer, vmas = model.brk_after(watch.after, watch.request, watch.memory, facts)
-        if (answer, vmas) != (watch.answer, watch.vmas):
-            return "brk()"
-    return ""
+    for place, name, ours, theirs in change_texts(disagreements(predicted, watch.after)):
+        return f"{place} {name}".rstrip() + f": {ours}", theirs
+    if watch.request is None:
+        return None
+    answer, vmas = model.brk_after(watch.after, watch.request, watch.memory, facts)
+    return _brk_differs(watch.request, (answer, vmas), (watch.answer, watch.vmas))
+
+
+def _verdict(errno: int) -> str:
+    return errno_name(errno) if errno else "accepted"
+
+
+def _brk_differs(
+    request: int, ours: tuple[int, tuple[Vma, ...]], kernel: tuple[int, tuple[Vma, ...]]
+) -> tuple[str, str] | None:
+    if ours[0] != kernel[0]:
+        return f"brk({request:#x}) = {ours[0]:#x}", f"{kernel[0]:#x}"
+    if ours[1] == kernel[1]:
+        return None
+    texts = (
+        ", ".join(sorted(set(map(str, one)) - set(map(str, other))))
+        for one, other in ((ours[1], kernel[1]), (kernel[1], ours[1]))
+    )
+    return f"after brk({request:#x}) {next(texts)}", next(texts)
 
 
 def _compare_watched(watch: Watched, model: Model, facts: Facts, tally: Tally) -> None:
@@ -668,7 +695,8 @@ def _compare_watched(watch: Watched, model: Model, facts: Facts, tally: Tally) -
     tally.moves += watch.request is not None
     tally.by_scenario[place.scenario.name] += 1
     tally.by_limit[place.limit] += 1
-    tally.by_verdict["accepted" if watch.errno == 0 else errno_name(watch.errno)] += 1
-    if what_differs(watch, model, facts):
+    tally.by_verdict[_verdict(watch.errno)] += 1
+    found = what_differs(watch, model, facts)
+    if found is not None:
         _count_wrong(tally, place, 1)
-        _keep(tally, place, as_recipe(place, watch.map, watch.request), model)
+        _keep(tally, place, as_recipe(place, watch.map, watch.request), model, found)

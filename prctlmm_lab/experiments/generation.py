@@ -136,7 +136,8 @@ def _meet_bounds(table: Table, marks: Landmarks, rng: Generator) -> None:
     steps = _words([0, 0, 1, 2, 4095, 4096])
     for start, end in PARTNERS.items():
         rows = np.flatnonzero(rng.random(table.size, np.float32) < 0.02)
-        first, second = (rng.choice(steps, rows.size) for _ in range(2))
+        first, second = rng.choice(steps, rows.size), rng.choice(steps, rows.size)
+        first = np.where(rng.random(rows.size) < 0.2, np.uint64(U64), first)  # one beyond
         low = rng.random(rows.size) < 0.5
         at_low = np.uint64(marks.lowest) + first, np.uint64(marks.lowest) + first + second
         at_high = np.uint64(marks.highest) - first - second, np.uint64(marks.highest) - first

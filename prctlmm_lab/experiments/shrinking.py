@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from prctlmm_lab.errors import LabError
 from prctlmm_lab.experiments.experiment import Experiment
 from prctlmm_lab.experiments.formula import Value
 from prctlmm_lab.experiments.steps import Bench
 from prctlmm_lab.kernel.abi import ADDRESSES, PrctlMmMap
+
+Item = TypeVar("Item")
 
 Disagrees = Callable[[Experiment], bool]
 """Runs an experiment in a fresh specimen and tells whether the disagreement is still there."""
@@ -96,14 +99,22 @@ def _still(experiment: Experiment | None, disagrees: Disagrees) -> bool:
 def _smaller(experiment: Experiment) -> Iterator[Experiment | None]:
     """Yield candidates, the most daring first."""
     change = dict(experiment.change)
-    for member in change:
-        yield _made(experiment, change={k: v for k, v in change.items() if k != member})
-    for number in reversed(range(len(experiment.setup))):
-        setup = experiment.setup[:number] + experiment.setup[number + 1 :]
+    for setup in _without_some(experiment.setup):
         yield _made(experiment, setup=setup)
+    for members in _without_some(tuple(change)):
+        yield _made(experiment, change={member: change[member] for member in members})
     for member, value in change.items():
         for nearer in _nearer(value):
             yield _made(experiment, change=change | {member: nearer})
+
+
+def _without_some(items: tuple[Item, ...]) -> Iterator[tuple[Item, ...]]:
+    """Yield what is left without all, without each half, each quarter, and so on to each one."""
+    size = len(items)
+    while size:
+        for start in range(0, len(items), size):
+            yield items[:start] + items[start + size :]
+        size //= 2
 
 
 def _made(experiment: Experiment, **parts: object) -> Experiment | None:

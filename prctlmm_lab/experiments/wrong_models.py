@@ -16,6 +16,7 @@ import signal
 import threading
 import time
 import types
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -39,7 +40,7 @@ from prctlmm_lab.experiments.differential import (
 )
 from prctlmm_lab.experiments.generation import PARTNERS
 from prctlmm_lab.kernel import effects, rules
-from prctlmm_lab.kernel.abi import ADDRESSES, U32, U64, PrctlMmMap
+from prctlmm_lab.kernel.abi import ADDRESSES, MEMBER, U32, U64, PrctlMmMap
 from prctlmm_lab.kernel.facts import Facts
 from prctlmm_lab.kernel.model import Model, specification
 from prctlmm_lab.kernel.rules import ExeFile, Rule, Situation, errno_name, explain, predict
@@ -118,16 +119,20 @@ _OTHER_SIGN: dict[type[ast.operator], type[ast.operator]] = {ast.Add: ast.Sub, a
 
 def alterations(code: ast.AST, distances: tuple[int, ...]) -> Iterator[Alteration]:
     """Yield a piece of code once for each single thing altered in it."""
+    told: Counter[tuple[str, str]] = Counter()
     for number, site in enumerate(ast.walk(code)):
-        if not isinstance(site, ast.expr):
+        if not isinstance(site, ast.expr | ast.AugAssign):
             continue
         for altered in _altered(site, distances):
-            if ast.unparse(altered) != ast.unparse(site):
-                whole = _Substitute(code, number, altered).whole
-                yield ast.unparse(site), ast.unparse(altered), whole
+            before, after = ast.unparse(site), ast.unparse(altered)
+            told[before, after] += 1
+            place = f" (place {told[before, after]})" if told[before, after] > 1 else ""
+            yield before + place, after, _Substitute(code, number, altered).whole
 
 
-def _altered(site: ast.expr, distances: tuple[int, ...]) -> Iterator[ast.expr]:
+def _altered(
+    site: ast.expr | ast.AugAssign, distances: tuple[int, ...]
+) -> Iterator[ast.expr | ast.AugAssign]:
     if isinstance(site, ast.Compare) and len(site.ops) == 1:
         yield from _altered_comparison(site, distances)
     elif isinstance(site, ast.Compare):
@@ -139,10 +144,23 @@ def _altered(site: ast.expr, distances: tuple[int, ...]) -> Iterator[ast.expr]:
     elif isinstance(site, ast.BoolOp):
         other = ast.Or() if isinstance(site.op, ast.And) else ast.And()
         yield ast.BoolOp(other, site.values)
+    elif isinstance(site, ast.AugAssign) and type(site.op) in _OTHER_SIGN:
+        yield ast.AugAssign(site.target, _OTHER_SIGN[type(site.op)](), site.value)
+    elif isinstance(site, ast.Call | ast.Attribute) and _is_member(site):
+        yield ast.BinOp(site, ast.Add(), ast.Constant(1))
     elif isinstance(site, ast.BinOp) and type(site.op) in _OTHER_SIGN:
         yield ast.BinOp(site.left, _OTHER_SIGN[type(site.op)](), site.right)
     elif isinstance(site, ast.UnaryOp) and isinstance(site.op, ast.Not):
         yield site.operand
+
+
+def _is_member(site: ast.Call | ast.Attribute) -> bool:
+    """Tell whether something is the value of a member, as the effects' formulas read it."""
+    return ast.unparse(site) in _MEMBERS
+
+
+_MEMBERS = {f"{name}.{member}" for name in ("new", "own") for member in MEMBER}
+_MEMBERS.add("getattr(new, name)")
 
 
 def _altered_comparison(site: ast.Compare, distances: tuple[int, ...]) -> Iterator[ast.expr]:
@@ -173,7 +191,7 @@ def _negated(site: ast.Compare, sign: ast.cmpop) -> Iterator[ast.expr]:
 class _Substitute(ast.NodeTransformer):
     """A copy of some code in which one expression is another."""
 
-    def __init__(self, code: ast.AST, number: int, by: ast.expr) -> None:
+    def __init__(self, code: ast.AST, number: int, by: ast.AST) -> None:
         whole = copy.deepcopy(code)
         self.site = next(itertools.islice(ast.walk(whole), number, None))
         self.by = by
@@ -520,7 +538,8 @@ def _caught_by_batch(batch: Batch, facts: Facts, model: Model) -> tuple[int, str
 def _caught_by_map(watch: Watched, facts: Facts, model: Model) -> tuple[int, str] | None:
     try:
         with _time_limit():
-            found = what_differs(watch, model, facts)
+            answers = what_differs(watch, model, facts)
+            found = answers and f"{answers[0]} predicted, {answers[1]} by the kernel"
     except Exception as error:  # whatever nonsense an altered formula leads to
         found = f"{type(error).__name__}: {error}"
     if not found:

@@ -384,11 +384,11 @@ def _environ(space: _Space, new: PrctlMmMap) -> bytes:
     Where the range runs into a hole, the read that meets it returns nothing at all, not even what
     lay before the hole (environ_read).
     """
-    shown = b""
-    for start in range(new.env_start, new.env_end, READ_SIZE):
-        stop = min(new.env_end, start + READ_SIZE)
-        got = space.read(start, stop - start)
-        if len(got) < stop - start:
+    shown, length = b"", new.env_end - new.env_start
+    for offset in range(0, length, READ_SIZE):
+        wanted = min(READ_SIZE, length - offset)
+        got = space.read(new.env_start + offset, wanted)
+        if len(got) < wanted:
             break
         shown += got
     return shown

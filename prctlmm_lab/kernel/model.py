@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from types import SimpleNamespace
+from typing import Any
 
 from prctlmm_lab.errors import InputError
 from prctlmm_lab.kernel import effects
-from prctlmm_lab.kernel.abi import PrctlMmMap
+from prctlmm_lab.kernel.abi import MEMBERS, PrctlMmMap
 from prctlmm_lab.kernel.effects import Memory
 from prctlmm_lab.kernel.facts import Facts
 from prctlmm_lab.kernel.procfs import Snapshot, Vma
-from prctlmm_lab.kernel.rules import Predicate, Rule, rules_of
+from prctlmm_lab.kernel.rules import ExeFile, Predicate, Rule, Situation, rules_of
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,18 @@ class Model:
         """Return a model in which another predicate says when a rule is broken.
 
         The predicate gets a Situation and the Facts. It serves one map and columns of them, so it
-        is written with `&`, `|` and comparisons, without `and`, `or` and `not`.
+        is written with `&`, `|` and comparisons in brackets, without `and`, `or` and `not`.
 
         >>> from prctlmm_lab.specimen.probe import facts_here
         >>> ours = specification(facts_here())
         >>> ours.with_rule("order.code", lambda s, f: s.map.start_code > s.map.end_code).name
         'specification with another order.code'
 
-        Raises InputError for a rule that the model does not have.
+        Raises InputError for a rule that the model does not have, and for a predicate that cannot
+        serve columns or names what no situation has.
         """
         number = self._index(rule)
+        _check(rule, broken)
         changed = replace(self.rules[number], broken=broken)
         rules = (*self.rules[:number], changed, *self.rules[number + 1 :])
         return replace(self, name=f"{self.name} with another {rule}", rules=rules)
@@ -71,3 +75,53 @@ def specification(facts: Facts) -> Model:
     'call.arg5'
     """
     return Model("specification", rules_of(facts))
+
+
+class _UsedAsTruth(Exception):
+    """A column was asked whether it is true."""
+
+
+class _Column:
+    """Stands for a column of values: it counts and compares, but is neither true nor false."""
+
+    def _again(self, *others: object) -> _Column:
+        return self
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _again
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _again
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = _again
+    __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = _again
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _again  # type: ignore[assignment]
+    __hash__ = object.__hash__
+
+    def __bool__(self) -> bool:
+        raise _UsedAsTruth
+
+
+def _check(rule: str, broken: Predicate) -> None:
+    """Refuse a predicate that could not be asked about columns.
+
+    Raises InputError.
+    """
+    column, place = _Column(), f'predicate of "{rule}"'
+    parts: dict[str, Any] = {field.name: column for field in fields(Situation)}
+    parts["map"] = SimpleNamespace(**{member.name: column for member in MEMBERS})
+    parts["exe"] = ExeFile(**{field.name: column for field in fields(ExeFile)})
+    facts: Any = SimpleNamespace(**{field.name: 1 for field in fields(Facts)})
+    try:
+        broken(Situation(**parts), facts)
+    except _UsedAsTruth:
+        raise InputError(
+            place, "asks whether a whole column of values is true", "",
+            "& and | in place of and and or, == False in place of not, comparisons in brackets",
+        ) from None  # fmt: skip
+    except AttributeError as error:
+        paths = {
+            name: f"{path}.{name}"
+            for path, there in (("f", facts), ("s", Situation(**parts)), ("s.exe", parts["exe"]),
+                                ("s.map", parts["map"]))
+            for name in vars(there)
+        }  # fmt: skip
+        near = get_close_matches(error.name or "", paths, n=1)
+        hint = f"{paths[near[0]]}?" if near else "such as s.map.brk, s.rlimit_data, f.lowest"
+        raise InputError(place, "is not there", repr(error.name)[:80], hint) from None
