@@ -5,20 +5,25 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prctlmm_lab.errors import InputError
+from prctlmm_lab.commands.output import (
+    DISAGREEMENT,
+    FINE,
+    INTERRUPTED,
+    add_json,
+    require_folder,
+    write,
+)
 
 if TYPE_CHECKING:
     from prctlmm_lab.experiments.differential import Tally
     from prctlmm_lab.experiments.wrong_models import Examination
 
-FINE, DISAGREEMENT, INTERRUPTED = 0, 1, 130
 CALLS, MAPS = 1_000_000, 20_000
 """How many calls, and how many maps with all their effects, where nothing else is asked for."""
 
@@ -45,7 +50,7 @@ def add(commands: Any) -> None:
                         help="test the test: which call catches each wrong model")  # fmt: skip
     parser.add_argument("--save", type=Path, default=Path(), metavar="FOLDER",
                         help="where a disagreement's recipe goes (here)")  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="JSON on standard output")
+    add_json(parser)
     parser.set_defaults(command=fuzz)
 
 
@@ -77,7 +82,7 @@ def fuzz(options: argparse.Namespace) -> int:
         return _test_the_test(options)
     from prctlmm_lab.experiments.differential import fuzz
 
-    _require_folder(options.save)
+    require_folder("--save", options.save)
     calls = options.calls or (MAPS if options.effects else CALLS)
     unit = "maps" if options.effects else "calls"
     with _bar(calls, unit) as show:
@@ -131,12 +136,6 @@ def _counted(title: str, counts: Counter[str]) -> list[str]:
     return ["", f"  by {title}", *rows]
 
 
-def _require_folder(folder: Path) -> None:
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError("--save", "is not a folder that can be written", repr(str(folder))[:80],
-                         "one that is there")  # fmt: skip
-
-
 def _save(tally: Tally, folder: Path) -> None:
     """Write the disagreements as one recipe, for `prctlmm-lab run`."""
     if not tally.examples:
@@ -145,12 +144,9 @@ def _save(tally: Tally, folder: Path) -> None:
 
     title = f"Disagreements of Linux {tally.kernel} and the {tally.model}, seed {tally.seed}"
     experiments = tuple(found.experiment for found in tally.examples)
+    text = recipe_text(Recipe(title, experiments))
     path = folder / f"disagreements-{tally.seed}.toml"
-    try:
-        path.write_text(recipe_text(Recipe(title, experiments)), encoding="utf-8")
-    except OSError as error:
-        raise InputError(str(path), f"cannot be written: {error.strerror}") from None
-    print(f"prctlmm-lab: {path} written", file=sys.stderr)
+    write(path, lambda: path.write_text(text, encoding="utf-8"))
 
 
 @contextlib.contextmanager

@@ -42,12 +42,12 @@ from prctlmm_lab.experiments.generation import (
     random_shown_maps,
 )
 from prctlmm_lab.experiments.recipe import Recipe, recipe_text
-from prctlmm_lab.experiments.record import change_texts
 from prctlmm_lab.experiments.scenarios import LIMITS, Scenario, scenarios
 from prctlmm_lab.experiments.shrinking import as_experiment, distance, names_on, shrink
 from prctlmm_lab.experiments.steps import Bench, Brk, Limit
 from prctlmm_lab.kernel.abi import MAP_SIZE, NO_EXE, U64, PrctlMmMap
-from prctlmm_lab.kernel.effects import Memory, disagreements, settled
+from prctlmm_lab.kernel.difference import shown
+from prctlmm_lab.kernel.effects import Memory, disagreements
 from prctlmm_lab.kernel.facts import Facts
 from prctlmm_lab.kernel.model import Model, specification
 from prctlmm_lab.kernel.procfs import Snapshot, Vma, parse_maps, read_whole
@@ -367,6 +367,9 @@ def _compare_batch(batch: Batch, model: Model, facts: Facts, tally: Tally) -> No
     )
     for index, number in zip(deciding.tolist(), counts.tolist(), strict=True):
         tally.by_rule["accepted" if index == ACCEPTED else names[index]] += number
+    for single in batch.singles:
+        tally.by_rule[_decider(single.situation, facts)] += 1
+        tally.by_verdict[_verdict(single.errno)] += 1
     rows = wrong_rows(batch, model, facts)
     singles = wrong_singles(batch, model, facts)
     _count_wrong(tally, place, len(rows) + len(singles))
@@ -378,6 +381,12 @@ def _compare_batch(batch: Batch, model: Model, facts: Facts, tally: Tally) -> No
         said = explain(single.situation, facts, model.rules).errno
         answers = _verdict(said), _verdict(single.errno)
         _keep(tally, place, single_as_recipe(place, single), model, answers)
+
+
+def _decider(situation: Situation, facts: Facts) -> str:
+    """Return the id of the rule that decides over one call, or "accepted"."""
+    deciding = explain(situation, facts).deciding
+    return deciding.rule.id if deciding else "accepted"
 
 
 def _count_wrong(tally: Tally, place: Place, count: int) -> None:
@@ -486,8 +495,8 @@ def _moved(specimen: Any, request: int, model: Model, facts: Facts) -> tuple[str
     memory = memory_of(specimen, specimen.current_map(), before)
     answer, vmas = model.brk_after(before, request, memory, facts)
     real = specimen.brk(request)
-    shown = parse_maps(read_whole(f"/proc/{specimen.pid}/maps"))
-    return _brk_differs(request, (answer, vmas), (real, shown))
+    now = parse_maps(read_whole(f"/proc/{specimen.pid}/maps"))
+    return _brk_differs(request, (answer, vmas), (real, now))
 
 
 # ---- effects, one by one ----------------------------------------------------------------------
@@ -527,23 +536,37 @@ def _watch(place: Place, limit: int, rng: Generator) -> Iterator[Watched]:
             request = random_requests(effective, facts.highest, after, memory, limit, rng)
             watch = _move(watch, request, ground)
         yield watch
-        grown = rng.random() < 0.5 and _shrink_back(watch, facts)
-        before = specimen.snapshot() if grown or watch.request is not None else after
+        settled = _shows_own_words(watch) or rng.random() < 0.5
+        if settled:
+            _settle(watch)
+        before = specimen.snapshot() if settled or watch.request is not None else after
 
 
-def _shrink_back(watch: Watched, facts: Facts) -> bool:
-    """Unmap by what reading has grown stacks, so that they can grow again; tell whether it had."""
-    now = settled(watch.after, watch.memory, facts)
+def _shows_own_words(watch: Watched) -> bool:
+    """Tell whether cmdline or environ hang on bytes that change with each request.
+
+    How far reading them grows a stack can then not be told either.
+    """
+    new, page = watch.effective, watch.place.bench.facts.page_size
+    first, last = watch.memory.unknown
+    ranges = ((new.arg_start, max(new.arg_end, new.arg_start + page)),
+              (new.arg_end - 1, new.arg_end), (new.env_start, new.env_end))  # fmt: skip
+    return any(start < last and first < end for start, end in ranges)
+
+
+def _settle(watch: Watched) -> None:
+    """Show the specimen's own strings again, and unmap by what reading has grown its stacks."""
+    specimen, own = watch.place.specimen, watch.place.marks.own
+    strings = {
+        name: getattr(own, name) for name in ("arg_start", "arg_end", "env_start", "env_end")
+    }
+    new = watch.effective.changed(auxv=0, auxv_size=0, exe_fd=NO_EXE, brk=specimen.brk(), **strings)
+    specimen.set_map(new)
     starts = dict(watch.place.marks.growing)
-    grown = [(v.start, starts[v.end]) for v in now if v.start < starts.get(v.end, 0)]
-    specimen, own, new = watch.place.specimen, watch.place.marks.own, watch.effective
-    if grown:
-        strings = ("arg_start", "arg_end", "env_start", "env_end")
-        specimen.set_map(new.changed(auxv=0, auxv_size=0, exe_fd=NO_EXE, brk=specimen.brk(),
-                                     **{name: getattr(own, name) for name in strings}))  # fmt: skip
-        for start, end in grown:
-            specimen.unmap(start, end - start)
-    return bool(grown)
+    for vma in parse_maps(read_whole(f"/proc/{specimen.pid}/maps")):
+        start = starts.get(vma.end, 0)
+        if vma.start < start:
+            specimen.unmap(vma.start, start - vma.start)
 
 
 def specimen_map(snapshot: Snapshot) -> PrctlMmMap:
@@ -662,8 +685,9 @@ def what_differs(watch: Watched, model: Model, facts: Facts) -> tuple[str, str] 
     if said != watch.errno:
         return _verdict(said), _verdict(watch.errno)
     predicted = model.shown_after(watch.before, watch.effective, watch.memory, facts)
-    for place, name, ours, theirs in change_texts(disagreements(predicted, watch.after)):
-        return f"{place} {name}".rstrip() + f": {ours}", theirs
+    for change in disagreements(predicted, watch.after):
+        where = f"{change.place} {change.name}".rstrip()
+        return f"{where}: {shown(change.before)}", shown(change.after)
     if watch.request is None:
         return None
     answer, vmas = model.brk_after(watch.after, watch.request, watch.memory, facts)
@@ -696,6 +720,7 @@ def _compare_watched(watch: Watched, model: Model, facts: Facts, tally: Tally) -
     tally.by_scenario[place.scenario.name] += 1
     tally.by_limit[place.limit] += 1
     tally.by_verdict[_verdict(watch.errno)] += 1
+    tally.by_rule[_decider(watch.situation, facts)] += 1
     found = what_differs(watch, model, facts)
     if found is not None:
         _count_wrong(tally, place, 1)

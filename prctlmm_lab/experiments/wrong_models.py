@@ -38,6 +38,7 @@ from prctlmm_lab.experiments.differential import (
     what_differs,
     wrong_singles,
 )
+from prctlmm_lab.experiments.formula import printable
 from prctlmm_lab.experiments.generation import PARTNERS
 from prctlmm_lab.kernel import effects, rules
 from prctlmm_lab.kernel.abi import ADDRESSES, MEMBER, U32, U64, PrctlMmMap
@@ -544,7 +545,8 @@ def _caught_by_map(watch: Watched, facts: Facts, model: Model) -> tuple[int, str
         found = f"{type(error).__name__}: {error}"
     if not found:
         return None
-    return 1, f"{found}; {_changes(watch.place.marks.own, watch.map)}; {watch.place.scenario.name}"
+    what = _changes(watch.place.marks.own, watch.map)
+    return 1, f"{printable(found)}; {what}; {watch.place.scenario.name}"
 
 
 @contextmanager
@@ -568,6 +570,7 @@ def _time_limit() -> Iterator[None]:
 
 def _changes(own: PrctlMmMap, new: PrctlMmMap) -> str:
     names = [f"{name} {value:#x}" for name, value in new if value != getattr(own, name)]
+    names = names or ["a map that changes nothing"]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
 

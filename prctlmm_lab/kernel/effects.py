@@ -508,8 +508,3 @@ def _joins(vma: Vma, old: int, own: PrctlMmMap, memory: Memory) -> bool:
 def is_data(vma: Vma, grows_down: frozenset[int]) -> bool:
     """Tell whether the kernel counts a VMA as data: private, writable, no stack (mm->data_vm)."""
     return vma.permissions[1] == "w" and vma.permissions[3] == "p" and vma.end not in grows_down
-
-
-def settled(before: Snapshot, memory: Memory, facts: Facts) -> tuple[Vma, ...]:
-    """Return what is mapped once a snapshot was taken: reading may have grown what grows down."""
-    return tuple(_space_of(before, memory, facts).vmas)

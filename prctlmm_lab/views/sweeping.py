@@ -58,21 +58,21 @@ class AxisRow:
         )
         self.first, self.last = (
             widgets.Text(
-                description=word,
+                description=f"{name} {word}",
                 continuous_update=False,
                 tooltip=f"{name} {word}: hex, a number, or a formula such as end_data - 2*page",
-                style={"description_width": "36px"},
-                layout=widgets.Layout(width="250px"),
+                style={"description_width": "46px"},
+                layout=widgets.Layout(width="215px"),
             )
             for word in ("from", "to")
         )
         self.count = widgets.BoundedIntText(
             min=2,
             max=_MOST_VALUES,
-            description="values",
+            description=f"{name} values",
             tooltip=f"how many values along {name}",
-            style={"description_width": "46px"},
-            layout=widgets.Layout(width="130px"),
+            style={"description_width": "58px"},
+            layout=widgets.Layout(width="135px"),
         )
         self.problem = widgets.HTML()
         self.fields = (self.member, self.first, self.last, self.count)

@@ -1,4 +1,4 @@
-"""What the lab knows as pandas tables: members, maps, vectors, differences, rules, releases.
+"""What the lab knows as pandas tables: members, maps, differences, rules, releases, tallies.
 
 Needs pandas, which is imported on use. Addresses are hex strings, ends are exclusive. A part of a
 snapshot that could not be read is shown as such, with its errno.
@@ -6,19 +6,24 @@ snapshot that could not be read is shown as such, with its errno.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from prctlmm_lab.errors import InputError
 from prctlmm_lab.kernel.abi import MEMBERS
 from prctlmm_lab.kernel.difference import Change, shown
 from prctlmm_lab.kernel.procfs import Snapshot, Unreadable, Vma
 from prctlmm_lab.kernel.releases import CHANGES
-from prctlmm_lab.kernel.rules import Explanation, Finding, errno_name
+from prctlmm_lab.kernel.rules import RULE, Explanation, Finding, errno_name
 from prctlmm_lab.views.words import printable, size_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
     from pandas.io.formats.style import Styler
+
+    from prctlmm_lab.experiments.differential import Tally
+    from prctlmm_lab.experiments.wrong_models import Examination
 
 NOTHING_MAPPED = "nothing mapped"
 ONLY_GIVEN = "(only given, never shown)"
@@ -119,13 +124,115 @@ def releases_table() -> DataFrame:
     return _frame("release", columns, rows)
 
 
+def tally_table(tally: Tally, by: str = "rule") -> DataFrame:
+    """Return how the calls of a run divide: by "rule", "caller", "scenario", "limit" or "verdict".
+
+    By rule, the rows stand in the kernel's order and calls that no rule refused come last. A
+    scenario is a caller with one of the programs; by either, there are the disagreements too, and
+    what cannot be set up here has the reason.
+
+    >>> from prctlmm_lab import fuzz
+    >>> tally_table(fuzz(2000), by="limit").index[0]
+    'unset'
+
+    The command line's equivalent is `prctlmm-lab fuzz`.
+
+    Raises InputError for another word.
+    """
+    counts: dict[str, Counter[str]] = {
+        "rule": _in_order(tally), "caller": _by_caller(tally.by_scenario),
+        "scenario": tally.by_scenario, "limit": tally.by_limit, "verdict": tally.by_verdict,
+    }  # fmt: skip
+    if by not in counts:
+        raise InputError("by", "is no way to divide calls", repr(by)[:80], ", ".join(counts))
+    rows = [(name, number, f"{100 * number / tally.calls:.1f} %")
+            for name, number in counts[by].items()]  # fmt: skip
+    if by == "rule":
+        titles = {name: rule.title for name, rule in RULE.items()} | {"accepted": "all rules hold"}
+        told = [(*row, titles.get(row[0], "")) for row in rows]
+        return _frame(by, ("calls", "share", "what must be true"), told)
+    if by in ("caller", "scenario"):
+        wrong, skipped = tally.wrong_by_scenario, tally.skipped
+        if by == "caller":
+            wrong, skipped = _by_caller(wrong), {_caller(k): why for k, why in skipped.items()}
+        columns = ("calls", "share", "disagreements", "not possible here")
+        known = [(*row, wrong[row[0]], skipped.get(row[0], "")) for row in rows]
+        never = [(name, 0, "", 0, skipped[name]) for name in skipped if name not in counts[by]]
+        return _frame(by, columns, [*known, *never])
+    return _frame(by, ("calls", "share"), rows)
+
+
+def _in_order(tally: Tally) -> Counter[str]:
+    order = [*RULE, "accepted"]
+    return Counter(dict(sorted(tally.by_rule.items(), key=lambda item: order.index(item[0]))))
+
+
+def _by_caller(by_scenario: Counter[str]) -> Counter[str]:
+    callers: Counter[str] = Counter()
+    for name, number in by_scenario.items():
+        callers[_caller(name)] += number
+    return callers
+
+
+def _caller(scenario: str) -> str:
+    """Return who calls: a scenario's name goes on with the program and its executable."""
+    return scenario.rsplit(", ", 2)[0]
+
+
+def counterexamples_table(tally: Tally) -> DataFrame:
+    """Return the calls that refute a model, the shortest first; no row if none was found.
+
+    The whole of one, with the set-up that it takes, is the `recipe` of `tally.examples`.
+    """
+    rows = [
+        (", ".join(f"{name} = {value}" for name, value in found.experiment.change.items()),
+         found.predicted, found.kernel, found.scenario, found.limit)
+        for found in sorted(tally.examples, key=lambda found: len(found.recipe))
+    ]  # fmt: skip
+    columns = ("the model says", "the kernel says", "found in", "RLIMIT_DATA")
+    return _frame("change", columns, rows)
+
+
+def examination_table(result: Examination) -> DataFrame:
+    """Return what came of the wrong models, one row for each family of rules and one for effects.
+
+    They are `caught` by a real call, `proved` to be no different for any call, or `escaped` the
+    calls that were made; `after calls` is how many it took to catch the last that was caught.
+
+    The command line's equivalent is `prctlmm-lab fuzz --wrong-models`.
+    """
+    fates = {"caught": result.caught, "proved": result.proved, "escaped": result.escaped}
+    order = dict.fromkeys([*(rule.partition(".")[0] for rule in RULE), EFFECTS])
+    counts = {family: Counter[str]() for family in order}
+    for fate, models in fates.items():
+        for name in models:
+            counts[_family(name)][fate] += 1
+    last: Counter[str] = Counter()
+    for name, calls in result.caught_after.items():
+        last[_family(name)] = max(last[_family(name)], calls)
+    rows = [
+        (family, count.total(), *(count[fate] for fate in fates), last[family])
+        for family, count in counts.items()
+        if count
+    ]
+    return _frame("altered", ("wrong models", *fates, "after calls"), rows)
+
+
+EFFECTS = "effects"
+
+
+def _family(name: str) -> str:
+    rule = name.partition(":")[0]
+    return rule.partition(".")[0] if rule in RULE else EFFECTS
+
+
 def whole(table: DataFrame) -> Styler:
-    """Show a table in a notebook with all its text, aligned left.
+    """Show a table in a notebook with all its text, aligned left, and numbers by thousands.
 
     pandas itself aligns right and cuts a cell after 50 characters.
     """
     left = [{"selector": "th, td", "props": "text-align: left; vertical-align: top"}]
-    return table.style.set_table_styles(left)  # type: ignore[arg-type]
+    return table.style.format(thousands=",").set_table_styles(left)  # type: ignore[arg-type]
 
 
 def _frame(index: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> DataFrame:

@@ -172,7 +172,7 @@ def _step_text(axis: Axis, values: Values) -> str:
     step = step_of(values)
     if axis.member == "exe_fd":
         return "descriptor" if step == 1 else f"{step} descriptors"
-    return f"{size_text(step)} of {axis.member}"
+    return f"{size_text(step) if step > 1 else 'byte'} of {axis.member}"
 
 
 # ---- the cells --------------------------------------------------------------------------------
@@ -205,11 +205,11 @@ def _outline(axes: Any, result: SweepResult, region: Region) -> None:
     from matplotlib.patches import PathPatch
 
     path = outline(result.deciding == region.code)
-    axes.add_patch(_hatched(PathPatch(path), look_of(region.rule)))
+    axes.add_patch(hatched(PathPatch(path), look_of(region.rule)))
     axes.add_patch(PathPatch(path, fill=False, edgecolor=INK, linewidth=0.5))
 
 
-def _hatched(patch: Any, look: Look) -> Any:
+def hatched(patch: Any, look: Look) -> Any:
     """Give a patch nothing but the pattern of a look."""
     patch.set(facecolor="none", edgecolor=look.colour, linewidth=0, hatch=_HATCHES[look.pattern])
     patch.set_hatch_linewidth(0.5)
@@ -303,13 +303,14 @@ def _name_slant(plot: _Plot, edge: Boundary, taken: Any) -> None:
     size = max(_wide(line, NAME) for line in lines), 0.1 + len(lines) * 0.37
     column, row = cell_of(x, edge.above.x), cell_of(y, edge.above.y)
     across, up = _cells(plot, (-np.sin(angle), np.cos(angle)))
-    beside = [(column + n * across, row + n * up)
-              for n in (size[1] / 2 + _BESIDE, -size[1] / 2 - _BESIDE)]  # fmt: skip
+    wide, high = at.width / len(x), at.height / len(y)
+    away = size[1] / 2 + _BESIDE + wide * high / np.hypot(wide, high)  # large cells make stairs
+    beside = [(column + n * across, row + n * up) for n in (away, -away)]
     beside.sort(key=lambda place: _code_at(result, *place) == ACCEPTED)
     degrees = float(np.degrees(angle))
-    for place in (*beside, (column, row)):
-        alone = place != (column, row)
-        if _take(plot, taken, place, size, degrees, alone=alone):
+    fitting = [place for place in beside if _lies_in_one_region(plot, place, size, degrees)]
+    for place in (*fitting, (column, row)):
+        if _take(plot, taken, place, size, degrees):
             _label(plot, *place, text, degrees)
             return
 
@@ -321,6 +322,22 @@ def _angle(plot: _Plot, edge: Boundary) -> float:
         for values, length in ((plot.result.x, plot.at.width), (plot.result.y, plot.at.height))
     )
     return float(np.arctan(x / y * edge.slope))
+
+
+def _lies_in_one_region(
+    plot: _Plot, place: tuple[float, float], size: tuple[float, float], angle: float
+) -> bool:
+    """Tell whether all of a turned label lies in the plot and over one region."""
+    turned, deciding = np.radians(angle), plot.result.deciding
+    along, across = np.meshgrid(np.linspace(-0.5, 0.5, 41) * size[0],
+                                np.linspace(-0.5, 0.5, 9) * size[1])  # fmt: skip
+    right, up = _cells(plot, (1.0, 1.0))
+    columns = np.rint(place[0] + (along * np.cos(turned) - across * np.sin(turned)) * right)
+    rows = np.rint(place[1] + (along * np.sin(turned) + across * np.cos(turned)) * up)
+    high, wide = deciding.shape
+    if min(columns.min(), rows.min()) < 0 or columns.max() >= wide or rows.max() >= high:
+        return False
+    return len(np.unique(deciding[rows.astype(int), columns.astype(int)])) == 1
 
 
 def _code_at(result: SweepResult, column: float, row: float) -> int:
@@ -344,7 +361,8 @@ def _name_region(plot: _Plot, region: Region, taken: Any) -> None:
     for edge in plot.result.boundaries:
         if edge.slope and region.code in (edge.below.rule, edge.above.rule):
             angle = float(np.degrees(_angle(plot, edge)))
-            if _take(plot, taken, (column, row), size, angle, alone=True):
+            fits = _lies_in_one_region(plot, (column, row), size, angle)
+            if fits and _take(plot, taken, (column, row), size, angle):
                 _label(plot, column, row, text, angle)
                 return
 
@@ -356,23 +374,14 @@ def _cells(plot: _Plot, size: tuple[float, float]) -> tuple[float, float]:
 
 
 def _take(
-    plot: _Plot, taken: Any, place: tuple[float, float], size: tuple[float, float], angle: float,
-    *, alone: bool = False,
-) -> bool:  # fmt: skip
-    """Take the cells that a label covers; return False if some of them are taken already.
-
-    `alone` asks for more: that all of the label lies over one region.
-    """
+    plot: _Plot, taken: Any, place: tuple[float, float], size: tuple[float, float], angle: float
+) -> bool:
+    """Take the cells that a label covers; return False if some of them are taken already."""
     across, up = _cells(plot, (1.0, 1.0))
     # In centimetres, where the label is a rectangle whatever the shape of a cell.
     rows, columns = np.indices(taken.shape, float)
     cells = covered((columns - place[0]) / across, (rows - place[1]) / up, size, angle)
     if (taken & cells).any():
-        return False
-    if alone and (
-        len(np.unique(plot.result.deciding[cells])) != 1
-        or np.count_nonzero(cells) < 0.98 * size[0] * size[1] * across * up
-    ):
         return False
     taken |= cells
     return True
@@ -399,7 +408,7 @@ def _strip(result: SweepResult) -> Figure:
     if not one_by_one:
         told, depth = _told_below(result, left, width, 0.8)
     columns = (left, left + 7.2)
-    bottom = 1.5 + _legend_height(result, columns) + 0.65 + depth
+    bottom = 1.15 + _legend_height(result, columns) + 0.65 + depth
     plot = _plot(result, _Page(left, bottom, width, height, bottom + height + 1.1))
     if one_by_one:
         _descriptors_below(plot, values)
@@ -573,7 +582,7 @@ def _write_entry(plot: _Plot, x: float, y: float, entry: _Entry, room: float) ->
     else:
         look = look_of(entry.region.rule)
         plot.page.add_patch(Rectangle(**box, facecolor=look.tint))
-        plot.page.add_patch(_hatched(Rectangle(**box), look))
+        plot.page.add_patch(hatched(Rectangle(**box), look))
         plot.page.add_patch(Rectangle(**box, fill=False, edgecolor=INK, linewidth=0.5))
     plot.write(x + 1.0, y, entry.head, size=NAME, color=colour, weight="bold")
     plot.write(x + 1.0 + room, y, entry.share, ha="right", color=SOFT)

@@ -47,8 +47,10 @@ def test_a_command_prints_what_the_readme_shows(command: str, shown: str) -> Non
     assert without_addresses(ran.stdout) == without_addresses(shown)
 
 
-def test_the_python_prints_what_the_readme_shows() -> None:
-    (program,), (shown,) = blocks("python"), blocks("text")
+@pytest.mark.parametrize(
+    ("program", "shown"), list(zip(blocks("python"), blocks("text"), strict=True))
+)
+def test_the_python_prints_what_the_readme_shows(program: str, shown: str) -> None:
     arguments = [sys.executable, "-c", program]
     ran = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (ran.stdout, ran.stderr) == (shown, "")

@@ -14,7 +14,7 @@ VALUE = 'expected a whole number or a formula such as "end_data - 8"'
 GRAMMAR = "expected numbers, names, + - * // % << >> & |, brackets, page_up() and page_down()"
 STEPS = (
     "one of map, write, read, unmap, protect, brk, limit, become, lose_privilege, user_namespace, "
-    "open, memory_file, close, release_executable"
+    "open, memory_file, own_mount, close, release_executable"
 )
 WORD = "expected 0 to 0xffffffffffffffff"
 
@@ -495,6 +495,14 @@ BAD: dict[str, tuple[str, str]] = {
         f"{ONE}setup = [{{ memory_file = 'f', mode = 0x1{'0' * 5000} }}]",
         'experiment "x": setup[0].mode: a number of 20001 bits is not a file mode; '
         "expected 0 to 0o7777",
+    ),
+    "the name of another descriptor": (
+        f"{ONE}setup = [{{ memory_file = 'f' }}, {{ own_mount = 'f' }}]",
+        "experiment \"x\": setup[1].own_mount: 'f' is taken already; expected another name",
+    ),
+    "noexec that is a number": (
+        f"{ONE}setup = [{{ own_mount = 'f', noexec = 1 }}]",
+        'experiment "x": setup[0].noexec: 0x1 is of the wrong type; expected true or false',
     ),
     "a descriptor that nothing opened": (
         f"{ONE}setup = [{{ map = 'a' }}, {{ close = 'a' }}]",

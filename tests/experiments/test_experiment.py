@@ -38,6 +38,7 @@ from prctlmm_lab.experiments.steps import (
     Map,
     MemoryFile,
     Open,
+    OwnMount,
     Protect,
     ReleaseExecutable,
     Step,
@@ -54,6 +55,7 @@ from prctlmm_lab.kernel.model import specification
 from prctlmm_lab.kernel.procfs import Snapshot, Unreadable
 from prctlmm_lab.specimen.probe import facts_here
 from prctlmm_lab.specimen.process import Specimen
+from prctlmm_lab.specimen.situation import exe_file
 from tests.needs import needs_root, needs_user_namespaces
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -577,6 +579,40 @@ def test_release_executable(specimen: Specimen) -> None:
     assert path in proc(specimen.pid, "maps").decode()
     set_up(specimen, ReleaseExecutable(True))
     assert path not in proc(specimen.pid, "maps").decode()
+
+
+@pytest.mark.parametrize("noexec", [False, True])
+def test_own_mount(noexec: bool, specimen: Specimen) -> None:
+    needs_user_namespaces()
+    before = mounts_on_tmp(os.getpid())
+    bench = set_up(specimen, UserNamespace(True), OwnMount("only_of_the_specimen", noexec=noexec))
+    descriptor = bench.descriptors["only_of_the_specimen"]
+    file = Path(f"/proc/{specimen.pid}/fd/{descriptor}")
+    assert os.readlink(file) == "/tmp/only_of_the_specimen"
+    assert file.stat().st_mode & 0o7777 == 0o755
+    found = exe_file(specimen, descriptor)
+    assert (found.is_open, found.is_regular, found.is_executable) == (True, True, True)
+    assert found.is_noexec is noexec
+    *_, (kind, options) = mounts_on_tmp(specimen.pid)
+    assert (kind, "noexec" in options.split(",")) == ("tmpfs", noexec)
+    assert os.listdir(f"/proc/{specimen.pid}/root/tmp") == ["only_of_the_specimen"]
+    assert not Path("/tmp/only_of_the_specimen").exists()
+    assert mounts_on_tmp(os.getpid()) == before
+
+
+def mounts_on_tmp(pid: int) -> list[tuple[str, str]]:
+    """Return type and options of what is mounted on /tmp in the eyes of a process."""
+    lines = (line.split() for line in proc(pid, "mounts").decode().splitlines())
+    return [(kind, options) for _, place, kind, options, *_ in lines if place == "/tmp"]
+
+
+def test_a_mount_of_its_own_is_refused_without_cap_sys_admin(specimen: Specimen) -> None:
+    with pytest.raises(SetupError) as refused:
+        set_up(specimen, LosePrivilege(True), OwnMount("program"))
+    assert str(refused.value) == (
+        'experiment "x": setup[1]: the kernel refused unshare(0x20000) = '
+        "EPERM (Operation not permitted)"
+    )
 
 
 def test_the_specimen_is_the_one_that_was_asked_for() -> None:

@@ -34,6 +34,7 @@ from prctlmm_lab.experiments.steps import (
     Map,
     MemoryFile,
     Open,
+    OwnMount,
     Protect,
     Read,
     ReleaseExecutable,
@@ -163,18 +164,20 @@ def test_names_may_be_used_before_the_call_in_it_and_after_it() -> None:
           {{ map = "arena", pages = 2 }},
           {{ unmap = "arena.start + page" }},
           {{ memory_file = "ghost" }},
+          {{ own_mount = "program", noexec = true }},
         ]
         change.arg_start = "arena.start"
-        change.exe_fd = "ghost"
+        change.exe_fd = "program"
         call.size = "map_size"
         after = [{{ close = "ghost" }}, {{ brk = "before.brk" }}]
         """
     )
     (experiment,) = recipe.experiments
     assert experiment.setup == (
-        Map("arena", pages=2), Unmap("arena.start + page"), MemoryFile("ghost")
+        Map("arena", pages=2), Unmap("arena.start + page"), MemoryFile("ghost"),
+        OwnMount("program", noexec=True),
     )  # fmt: skip
-    assert dict(experiment.change) == {"arg_start": "arena.start", "exe_fd": "ghost"}
+    assert dict(experiment.change) == {"arg_start": "arena.start", "exe_fd": "program"}
     assert experiment.call == Call(size="map_size")
     assert experiment.after == (Close("ghost"), Brk("before.brk"))
 
@@ -255,6 +258,7 @@ free = st.one_of(
 naming = st.tuples(
     st.builds(Map, st.just("m"), values, maybe, permissions, st.booleans(), st.booleans()),
     st.builds(MemoryFile, st.just("f"), st.integers(0, 0o7777)),
+    st.builds(OwnMount, st.just("n"), st.booleans()),
     st.builds(Open, st.just("o"), no_zero.filter(bool), st.sampled_from(["read", "directory"])),
     st.just(Close("f")),
 )
@@ -319,7 +323,7 @@ def test_what_is_written_reads_the_same(listed: list[Experiment], title: str) ->
 def test_every_step_is_written() -> None:
     """The strategies above leave no step out."""
     made = {Map, Write, Read, Unmap, Protect, Brk, Limit, Become, LosePrivilege, UserNamespace,
-            Open, MemoryFile, Close, ReleaseExecutable}  # fmt: skip
+            Open, MemoryFile, OwnMount, Close, ReleaseExecutable}  # fmt: skip
     assert set(STEPS.values()) == made
 
 

@@ -98,9 +98,9 @@ def test_proofs_are_about_what_no_call_can_tell() -> None:
 
 
 def test_a_few_calls_catch_most_of_them() -> None:
-    result = examine(24_000, seconds=20)
+    result = examine(24_000, seconds=8)
     assert isinstance(result, Examination)
-    assert len(result.caught) > 200
+    assert len(result.caught) > 100
     assert set(result.caught) == set(result.caught_after)
     total = len(result.caught) + len(result.proved) + len(result.escaped)
     assert total == len(all_wrong_models())

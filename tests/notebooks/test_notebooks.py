@@ -22,8 +22,17 @@ EXECUTION = ROOT / "tests" / "notebooks" / "execution.py"
 
 
 def test_there_are_notebooks_to_test() -> None:
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{n:02}" for n in range(len(NOTEBOOKS))]
-    assert len(NOTEBOOKS) >= 3
+    numbers = [path.name[:2] for path in NOTEBOOKS]
+    assert {"00", "01", "02", "10"} <= set(numbers)
+    assert len(set(numbers)) == len(numbers)
+    assert all(re.fullmatch(r"\d\d-[a-z-]+\.ipynb", path.name) for path in NOTEBOOKS)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_is_in_the_readme_by_its_title(path: Path) -> None:
+    title = json.loads(path.read_text())["cells"][0]["source"][0].removeprefix("# ").strip()
+    row = f"| [{path.name[:2]} {title}](notebooks/{path.name}) |"
+    assert row in (ROOT / "README.md").read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +76,32 @@ def test_its_links_lead_somewhere(path: Path) -> None:
     for cell in json.loads(path.read_text())["cells"]:
         for target in re.findall(r"\]\(([^)#:]+)\)", "".join(cell["source"])):
             assert (path.parent / target).exists(), target
+
+
+# ---- exercises ----------------------------------------------------------------------------------
+
+MILLION = ROOT / "notebooks" / "10-maps-by-the-million.ipynb"
+
+
+def test_the_solution_is_not_refuted_and_what_stands_there_is(tmp_path: Path) -> None:
+    """Run the exercise as it stands, and with the solution that the notebook gives."""
+    cells = nbformat.read(MILLION, as_version=4).cells
+    sources = [cell.source for cell in cells if cell.cell_type == "code"]
+    imports, exercise = sources[0], next(s for s in sources if "wrong on purpose" in s)
+    (solution,) = (
+        match[1]
+        for cell in cells
+        if (match := re.search(r"<summary>Solution.*?```python\n(.*?)```", cell.source, re.DOTALL))
+    )
+    line = next(line for line in exercise.splitlines() if "wrong on purpose" in line)
+    solved = exercise.replace(line, solution.rstrip("\n"))
+    program = "\n".join([imports, "ours = specification(facts_here())", exercise, solved])
+    executed = execute(notebook_with(program, tmp_path))
+    assert problems(executed) == []
+    found = re.findall(r"([\d,]+) disagreements", str(executed.cells[0].outputs))
+    assert len(found) == 2
+    assert found[0] != "0"
+    assert found[1] == "0"
 
 
 # ---- the check itself sees what an execution passes over --------------------------------------

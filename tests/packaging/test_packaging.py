@@ -470,7 +470,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "restore": {"errors", "kernel", "specimen", "experiments"},
     "views": {"errors", "kernel", "specimen", "experiments", "restore"},
     "course": {"errors", "kernel", "specimen", "experiments", "restore", "views"},
-    "cli": {"errors", "kernel", "specimen", "experiments", "restore", "views", "course"},
+    "commands": {"errors", "kernel", "specimen", "experiments", "restore", "views", "course"},
+    "cli": {"errors", "commands"},
     "__main__": {"cli"},
     "__init__": {"errors", "kernel", "specimen", "experiments", "restore", "views", "course"},
 }
@@ -574,8 +575,9 @@ def upward(found: Sequence[Import]) -> list[str]:
     ]
 
 
+BARE_PARTS = {"kernel", "specimen", "commands", "cli"}
 BARE_EXPERIMENTS = ("conformance", "experiment", "recipe", "record")
-"""What of the experiments must run on a bare Python."""
+"""What must run on a bare Python; a command imports what more it needs once it is called."""
 
 
 def core_modules(found: Sequence[Import], names: Sequence[str]) -> list[str]:
@@ -583,7 +585,7 @@ def core_modules(found: Sequence[Import], names: Sequence[str]) -> list[str]:
     core = [
         name
         for name in names
-        if part(name) in {"kernel", "specimen"}
+        if part(name) in BARE_PARTS
         or name in {f"prctlmm_lab.experiments.{each}" for each in BARE_EXPERIMENTS}
     ]
     for name in core:
@@ -639,16 +641,32 @@ def test_core_modules_run_on_a_bare_python() -> None:
     python(f"import {', '.join(core)}", "-I", "-S")
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
-    loaded = python("import prctlmm_lab; print(*sys.modules)").split()
-    assert "prctlmm_lab" in loaded
-    heavy = {"IPython", "ipywidgets", "matplotlib", "numpy", "pandas", "pydantic"}
+SHOW_HELP = """
+from prctlmm_lab.cli import main
+try:
+    main(["--help"])
+except SystemExit as ended:
+    assert ended.code == 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "seen"),
+    [("import prctlmm_lab", "prctlmm_lab"), (SHOW_HELP, "prctlmm_lab.commands.fuzz")],
+    ids=["import", "help"],
+)
+def test_starting_loads_nothing_heavy(program: str, seen: str) -> None:
+    loaded = python(f"{program}\nprint(*sys.modules)").split()
+    assert seen in loaded
+    heavy = {"IPython", "ipywidgets", "matplotlib", "numpy", "pandas", "pydantic", "tqdm"}
     assert heavy.intersection(loaded) == set()
 
 
 WRONG_HOUSE = {
     "__init__.py": "",
-    "cli.py": "",
+    "cli.py": "from prctlmm_lab.commands import run",
+    "commands/__init__.py": "",
+    "commands/run.py": "from prctlmm_lab.views import places\nfrom .. import cli",
     "kernel/__init__.py": "import prctlmm_lab.views",
     "kernel/abi.py": "from ..specimen import process",
     "kernel/procfs.py": "from prctlmm_lab import views, __version__",
@@ -656,7 +674,7 @@ WRONG_HOUSE = {
     "specimen/process.py": "def late():\n    import prctlmm_lab.experiments, numpy",
     "experiments/__init__.py": "from typing import TYPE_CHECKING",
     "experiments/record.py": "if TYPE_CHECKING:\n    import pandas, prctlmm_lab.cli",
-    "experiments/recipe.py": "from . import formula",
+    "experiments/recipe.py": "from . import formula\nimport prctlmm_lab.commands.run",
     "experiments/formula.py": "class Formula:\n    if f():\n        import pydantic.v1",
     "views/__init__.py": "from prctlmm_lab import run",
 }
@@ -680,7 +698,9 @@ def test_each_upward_import_would_be_found(wrong_house: Path) -> None:
         "abi.py:1: prctlmm_lab.kernel.abi imports prctlmm_lab.specimen.process",
         "process.py:2: prctlmm_lab.specimen.process imports prctlmm_lab.experiments",
         "procfs.py:1: prctlmm_lab.kernel.procfs imports prctlmm_lab.views",
+        "recipe.py:2: prctlmm_lab.experiments.recipe imports prctlmm_lab.commands.run",
         "record.py:2: prctlmm_lab.experiments.record imports prctlmm_lab.cli",
+        "run.py:2: prctlmm_lab.commands.run imports prctlmm_lab.cli",
     ]
 
 

@@ -42,6 +42,8 @@ def test_it_starts_with_the_picture_of_the_first_sweep(explorer: SweepExplorer) 
     for name, row in explorer.rows.items():
         assert row.member.description == f"{name} axis"
         assert row.first.tooltip.startswith(f"{name} from")
+        labels = [field.description for field in row.fields]
+        assert labels == [f"{name} {word}" for word in ("axis", "from", "to", "values")]
 
 
 def test_the_picture_comes_with_its_words_for_those_who_hear_it(explorer: SweepExplorer) -> None:

@@ -238,6 +238,36 @@ def test_boundaries_and_ends_are_labelled(name: str) -> None:
         assert {end for _, end in axis.ends if isinstance(end, str)} <= set(told)
 
 
+@pytest.mark.parametrize("name", ["heap", "limit", "command-line", "vector"])
+def test_an_equation_leaves_its_line_to_be_seen(name: str) -> None:
+    """Its label lies over one region: sampled along its middle, which would lie on the line."""
+    result = swept(name)
+    figure = draw_verdicts(result)
+    plot, page = figure.axes
+    height, box = figure.get_figheight() * 2.54, plot.get_position()
+    formulas = {edge.formula for edge in result.boundaries if edge.slope}
+    labels = [t for t in page.findobj(Text) if t.get_text().replace("\n", " ") in formulas]
+    assert len(labels) == len(formulas) >= 1
+    rows, columns = result.deciding.shape
+    for label in labels:
+        x, y = label.get_position()
+        turned = np.radians(label.get_rotation())
+        under = set()
+        for along in np.linspace(-0.7, 0.7, 15):
+            right = ((x + along * np.cos(turned)) / WIDTH - box.x0) / box.width
+            up = ((y + along * np.sin(turned)) / height - box.y0) / box.height
+            under.add(int(result.deciding[int(up * rows), int(right * columns)]))
+        assert len(under) == 1, label
+        across = abs(label.get_rotation() % 90 - 45)
+        assert across < 1, "the label rises as its line does"
+
+
+def test_a_band_that_is_too_narrow_for_level_words_is_named_along_it() -> None:
+    figure = draw_verdicts(swept("heap"))
+    accepted = [t for t in figure.findobj(Text) if t.get_text() == "accepted"]
+    assert sorted(t.get_rotation() for t in accepted) == pytest.approx([0, 45])
+
+
 def test_descriptors_are_told_by_their_names() -> None:
     result = swept("descriptors")
     told = words(draw_verdicts(result))

@@ -1,0 +1,34 @@
+"""What must be there before a command starts: packages that it needs, the format of a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prctlmm_lab.commands.output import require_folder_of
+from prctlmm_lab.errors import InputError, UnsupportedSystem
+
+
+def require_package(name: str) -> None:
+    """Refuse to go on without a package.
+
+    Raises UnsupportedSystem.
+    """
+    from importlib.util import find_spec
+
+    if find_spec(name) is None:
+        raise UnsupportedSystem(f"{name} is not installed", "Run `make lab`.")
+
+
+def require_picture(path: Path) -> None:
+    """Refuse what would be known to fail only after the call.
+
+    Raises InputError for an ending that is no picture's and a folder that is not there,
+    UnsupportedSystem without matplotlib.
+    """
+    from prctlmm_lab.views.pictures import FORMATS
+
+    require_package("matplotlib")
+    if path.suffix.removeprefix(".").lower() not in FORMATS:
+        endings = ", ".join(f".{name}" for name in FORMATS)
+        raise InputError("--picture", "has no ending of a picture", str(path), endings)
+    require_folder_of("--picture", path)
