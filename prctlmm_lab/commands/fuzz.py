@@ -19,6 +19,7 @@ from prctlmm_lab.commands.output import (
     require_folder,
     write,
 )
+from prctlmm_lab.commands.prerequisites import require_package
 
 if TYPE_CHECKING:
     from prctlmm_lab.experiments.differential import Tally
@@ -78,6 +79,8 @@ def _duration(text: str) -> float:
 
 def fuzz(options: argparse.Namespace) -> int:
     """Do what the command says and return its exit status."""
+    for package in ("numpy", "tqdm"):
+        require_package(package)
     if options.wrong_models:
         return _test_the_test(options)
     from prctlmm_lab.experiments.differential import fuzz

@@ -31,7 +31,11 @@ from tests.ordinary_user import as_ordinary_user
 # ---- help and mistakes -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [[], ["doctor"], ["explain"], ["run"], ["lab"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], *([name] for name in "doctor explain run conformance sweep fuzz lab".split())],
+    ids=" ".join,
+)
 def test_help_fits_a_terminal(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

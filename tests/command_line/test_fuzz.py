@@ -108,7 +108,8 @@ def counts(lines: list[str]) -> dict[str, dict[str, int]]:
 
 
 def test_effects_are_compared_map_by_map() -> None:
-    tally = told("--effects", "--calls", "300")
+    tally = told("--effects", "--calls", "300", "--seed", "0xffffffffffffffff")
+    assert tally["seed"] == (1 << 64) - 1
     assert tally["watched"] >= 300
     assert 0 < tally["moves"] <= tally["watched"] <= tally["calls"]
 
@@ -312,3 +313,32 @@ def test_a_wrong_specification_is_refuted_in_json_too(
         one.write_text(example["recipe"], "utf-8")
         assert read_recipe(one).experiments == (experiment,)
         assert f"{example['scenario']}, RLIMIT_DATA {example['limit']}" in experiment.title
+
+
+def test_the_wrong_models_are_listed_with_what_caught_each() -> None:
+    """Half a second is not enough to catch them all, and then some are said to have escaped."""
+    ran = prctlmm_lab("fuzz", "--wrong-models", "--seconds", "0.5")
+    assert (ran.returncode, ran.stderr) == (1, "")
+    *lines, last = ran.stdout.splitlines()
+    counts = [
+        sum(line.startswith(word) for line in lines)
+        for word in ("caught by call", "no different", "ESCAPED")
+    ]
+    found = re.fullmatch(
+        r"(\d+) wrong models on Linux \S+: (\d+) caught within [\d,]+ calls, (\d+) proved to be "
+        r"no different, (\d+) escaped \(\d+ s, seed \d+\)",
+        last,
+    )
+    assert found is not None
+    assert [int(number) for number in found.groups()] == [sum(counts), *counts]
+    assert min(counts) > 0
+
+
+def test_without_its_packages_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["fuzz"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "numpy is not installed" in said.err
