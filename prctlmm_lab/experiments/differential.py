@@ -533,7 +533,7 @@ def _watch(place: Place, limit: int, rng: Generator) -> Iterator[Watched]:
         after = specimen.snapshot()
         watch = Watched(place, new, one, errno, before, effective, memory, after)
         if errno == 0 and rng.random() < 0.4:
-            request = random_requests(effective, facts.highest, after, memory, limit, rng)
+            request = random_requests(effective, place.marks, after, memory, limit, rng)
             watch = _move(watch, request, ground)
         yield watch
         settled = _shows_own_words(watch) or rng.random() < 0.5

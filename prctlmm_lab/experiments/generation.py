@@ -15,7 +15,7 @@ from prctlmm_lab.experiments.columns import Table, table_of
 from prctlmm_lab.experiments.steps import Bench
 from prctlmm_lab.kernel.abi import ADDRESSES, U32, U64, PrctlMmMap
 from prctlmm_lab.kernel.effects import STACK_GUARD_PAGES, Memory, is_data
-from prctlmm_lab.kernel.procfs import Snapshot
+from prctlmm_lab.kernel.procfs import READ_SIZE, Snapshot
 from prctlmm_lab.specimen.situation import grows_down
 from prctlmm_lab.specimen.spawn import CHANNEL
 
@@ -48,6 +48,8 @@ class Landmarks:
     """End and first start of each VMA that grows down."""
     lowest: int
     highest: int
+    page: int
+    """Bytes of a page."""
 
 
 def landmarks(bench: Bench) -> Landmarks:
@@ -74,6 +76,7 @@ def landmarks(bench: Bench) -> Landmarks:
         growing=tuple((v.end, v.start) for v in vmas if v.end in grows_down(bench.specimen)),
         lowest=facts.lowest,
         highest=facts.highest,
+        page=page,
     )
 
 
@@ -133,7 +136,7 @@ def _meet_limit(table: Table, limit: int, marks: Landmarks, rng: Generator) -> N
 
 def _meet_bounds(table: Table, marks: Landmarks, rng: Generator) -> None:
     """Let both members of a pair lie at one end of user space, together or a little apart."""
-    steps = _words([0, 0, 1, 2, 4095, 4096])
+    steps = _words([0, 0, 1, 2, marks.page - 1, marks.page])
     for start, end in PARTNERS.items():
         rows = np.flatnonzero(rng.random(table.size, np.float32) < 0.02)
         first, second = rng.choice(steps, rows.size), rng.choice(steps, rows.size)
@@ -159,27 +162,21 @@ def random_shown_maps(
     marks: Landmarks, bench: Bench, limit: int, count: int, rng: Generator
 ) -> Table:
     """Return maps that are mostly accepted, whose ends meet the borders and contents of memory."""
-    table = table_of(marks.own, count)
+    table, page = table_of(marks.own, count), marks.page
     _empty_some(table, rng)
     borders = _borders(bench)
     for start, end in PARTNERS.items():
-        if start == "start_stack":
-            continue
-        rows = np.flatnonzero(rng.random(count) < 0.4)
-        first = _in_memory(borders, rows.size, rng)
-        length = rng.choice(_LENGTHS, rows.size) + rng.integers(0, 3, rows.size, np.uint64)
-        second = np.where(rng.random(rows.size) < 0.4, _in_memory(borders, rows.size, rng),
-                          first + length)  # fmt: skip
-        table[start][rows] = np.minimum(first, second)
-        table[end][rows] = np.maximum(first, second)
+        if start != "start_stack":
+            _span_borders(table, start, end, borders, page, rng)
     _reach_below(table, _growing_places(bench), rng)
-    _begin_at_ends(table, _ends_with_room(bench), rng)
-    _end_inside(table, bench.regions["shared"][0], bench.facts.page_size, rng)
+    _begin_at_ends(table, _ends_with_room(bench), page, rng)
+    _end_inside(table, bench.regions["shared"][0], page, rng)
     rows = np.flatnonzero(rng.random(count) < 0.4)
-    table["start_stack"][rows] = _in_memory(borders, rows.size, rng)
-    _let_environment_follow(table, rng)
+    table["start_stack"][rows] = _in_memory(borders, page, rows.size, rng)
+    _let_environment_follow(table, page, rng)
     rows = np.flatnonzero(rng.random(count) < 0.3)
-    table["end_code"][rows] = table["start_code"][rows] + rng.choice(_CODE_SIZES, rows.size)
+    sizes = _words([1, page - 1, page, page + 1, 2 * page, 1 << 20, 1 << 30, 1 << 40])
+    table["end_code"][rows] = table["start_code"][rows] + rng.choice(sizes, rows.size)
     _meet_limit(table, limit, marks, rng)
     _ask_for_vectors(table, marks, rng)
     rows = np.flatnonzero(rng.random(count) < 0.1)
@@ -187,8 +184,22 @@ def random_shown_maps(
     return table
 
 
-_LENGTHS = _words([0, 1, 15, 16, 20, 50, 100, 4095, 4096, 4200, 8192, 20000, 65536, 70000])
-_CODE_SIZES = _words([1, 4095, 4096, 4097, 8192, 1 << 20, 1 << 30, 1 << 40])
+def _span_borders(
+    table: Table, start: str, end: str, borders: Words, page: int, rng: Generator
+) -> None:
+    """Let some pairs begin near a border, and end a length later or near another one."""
+    rows = np.flatnonzero(rng.random(table.size) < 0.4)
+    first, other = (_in_memory(borders, page, rows.size, rng) for _ in range(2))
+    length = rng.choice(_lengths(page), rows.size) + rng.integers(0, 3, rows.size, np.uint64)
+    second = np.where(rng.random(rows.size) < 0.4, other, first + length)
+    table[start][rows] = np.minimum(first, second)
+    table[end][rows] = np.maximum(first, second)
+
+
+def _lengths(page: int) -> Words:
+    """Return lengths of strings: short, about a page, more than /proc gives in one read."""
+    return _words([0, 1, 15, 16, 20, 50, 100, page - 1, page, page + 104, 2 * page, 5 * page - 480,
+                   READ_SIZE, READ_SIZE + 4464])  # fmt: skip
 
 
 def _borders(bench: Bench) -> Words:
@@ -224,8 +235,8 @@ def _ends_with_room(bench: Bench) -> Words:
     return _words(a.end for a, b in pairwise(vmas) if a.end + room <= b.start)
 
 
-def _in_memory(borders: Words, count: int, rng: Generator) -> Any:
-    steps = _words([0, 0, 0, 1, -1, 2, 16, 20, -16, 100, 4096, -4096, 2048])
+def _in_memory(borders: Words, page: int, count: int, rng: Generator) -> Any:
+    steps = _words([0, 0, 0, 1, -1, 2, 16, 20, -16, 100, page, -page, page // 2])
     return rng.choice(borders, count) + rng.choice(steps, count)
 
 
@@ -237,10 +248,10 @@ def _reach_below(table: Table, places: Words, rng: Generator) -> None:
         table[end][rows] = table[start][rows] + rng.choice(_words([1, 20, 5000]), rows.size)
 
 
-def _begin_at_ends(table: Table, ends: Words, rng: Generator) -> None:
+def _begin_at_ends(table: Table, ends: Words, page: int, rng: Generator) -> None:
     """Let some heaps begin where memory ends and have room to grow."""
     rows = np.flatnonzero(rng.random(table.size) < 0.15)
-    steps = rng.choice(_words([0, 0, 0, -1, 1, -4096, -4095]), rows.size)
+    steps = rng.choice(_words([0, 0, 0, -1, 1, -page, 1 - page]), rows.size)
     table["start_brk"][rows] = rng.choice(ends, rows.size) + steps
     table["brk"][rows] = table["start_brk"][rows] + rng.choice(_words([0, 0, 1]), rows.size)
 
@@ -252,28 +263,30 @@ def _end_inside(table: Table, start: int, page: int, rng: Generator) -> None:
     table["brk"][rows] = start + page * rng.integers(1, 3, rows.size)
 
 
-def _let_environment_follow(table: Table, rng: Generator) -> None:
+def _let_environment_follow(table: Table, page: int, rng: Generator) -> None:
     """Let some environments begin where the arguments end, as after execve."""
     rows = np.flatnonzero(rng.random(table.size) < 0.4)
     table["env_start"][rows] = table["arg_end"][rows]
-    table["env_end"][rows] = table["arg_end"][rows] + rng.choice(_LENGTHS, rows.size)
+    table["env_end"][rows] = table["arg_end"][rows] + rng.choice(_lengths(page), rows.size)
 
 
 def random_requests(
-    new: PrctlMmMap, highest: int, before: Snapshot, memory: Memory, limit: int, rng: Generator
+    new: PrctlMmMap, marks: Landmarks, before: Snapshot, memory: Memory, limit: int, rng: Generator
 ) -> int:
     """Return a brk() to ask for after a map: near its heap's ends, its limits, or other memory."""
     room = limit - (new.end_data - new.start_data) + new.start_brk
     above = next((vma.start for vma in before.vmas if vma.start > new.brk), 0)
     borders = [border for vma in before.vmas for border in (vma.start, vma.end)]
-    last_page = -(-new.brk // 4096) * 4096
+    page = marks.page
+    last_page = -(-new.brk // page) * page
     largest = last_page + memory.most_at_once
     data = sum(vma.size for vma in before.vmas if is_data(vma, memory.grows_down))
-    last_data = last_page + limit // 4096 * 4096 - data
+    last_data = last_page + limit // page * page - data
     border = int(rng.choice(_words(borders)))
-    places = [new.brk, new.brk, new.start_brk, room, above, above - (1 << 20), highest + 1,
-              last_data, border, largest]  # fmt: skip
-    steps = [0, 0, 1, -1, 2, 4095, 4096, 4097, -4096, -4097, -8192, -8193, 40 * 4096, 1 << 44]
+    places = [new.brk, new.brk, new.start_brk, room, above, above - STACK_GUARD_PAGES * page,
+              marks.highest + 1, last_data, border, largest]  # fmt: skip
+    steps = [0, 0, 1, -1, 2, page - 1, page, page + 1, -page, -page - 1, -2 * page,
+             -2 * page - 1, 40 * page, 1 << 44]  # fmt: skip
     if rng.random() < 0.3:
-        return (new.brk + 4096 * int(rng.integers(1, 32))) & U64
+        return (new.brk + page * int(rng.integers(1, 32))) & U64
     return (places[rng.integers(len(places))] + steps[rng.integers(len(steps))]) & U64

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from prctlmm_lab.errors import LabError
-from prctlmm_lab.experiments.experiment import Experiment
+from prctlmm_lab.experiments.experiment import Experiment, Subject
 from prctlmm_lab.experiments.formula import Value
 from prctlmm_lab.experiments.steps import Bench
 from prctlmm_lab.kernel.abi import ADDRESSES, PrctlMmMap
@@ -76,7 +76,7 @@ def as_experiment(base: Experiment, bench: Bench, own: PrctlMmMap, new: PrctlMmM
 
 
 def shrink(experiment: Experiment, disagrees: Disagrees) -> Experiment:
-    """Return a smaller experiment that still disagrees: fewer changes, steps, nearer numbers.
+    """Return a smaller experiment that still disagrees, as simple in every part as will do.
 
     An experiment that does not disagree in a fresh specimen is returned as it is.
     """
@@ -99,6 +99,9 @@ def _still(experiment: Experiment | None, disagrees: Disagrees) -> bool:
 def _smaller(experiment: Experiment) -> Iterator[Experiment | None]:
     """Yield candidates, the most daring first."""
     change = dict(experiment.change)
+    for specimen in (Subject(), Subject(experiment.specimen.build)):
+        if specimen != experiment.specimen != Subject():
+            yield _made(experiment, specimen=specimen)
     for setup in _without_some(experiment.setup):
         yield _made(experiment, setup=setup)
     for members in _without_some(tuple(change)):

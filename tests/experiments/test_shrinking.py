@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prctlmm_lab.errors import InputError
-from prctlmm_lab.experiments.experiment import Experiment
+from prctlmm_lab.experiments.experiment import Experiment, Subject
 from prctlmm_lab.experiments.shrinking import distance, shrink
 from prctlmm_lab.experiments.steps import Limit, Map, Protect
 
@@ -26,6 +28,14 @@ def test_numbers_come_as_near_to_their_names_as_matters() -> None:
         return offset.startswith("0x") and int(offset, 16) >= 0x20
 
     assert shrink(BIG, disagrees).change == {"arg_start": "a.start + 0x20"}
+
+
+def test_the_specimen_becomes_an_ordinary_one_if_it_may() -> None:
+    odd = replace(BIG, specimen=Subject("static-pie", ("odd", "one"), heap_pages=9))
+    assert shrink(odd, lambda _: True).specimen == Subject()
+    same_build = shrink(odd, lambda e: e.specimen.build == "static-pie")
+    assert same_build.specimen == Subject("static-pie")
+    assert shrink(odd, lambda e: e.specimen == odd.specimen).specimen == odd.specimen
 
 
 def test_what_cannot_be_set_up_does_not_count() -> None:

@@ -25,6 +25,7 @@ from prctlmm_lab.kernel.procfs import Snapshot, Unreadable
 from prctlmm_lab.specimen.probe import facts_here
 from prctlmm_lab.specimen.process import PAGE, Specimen
 from prctlmm_lab.specimen.situation import memory_of
+from tests.needs import needs_user_namespaces
 from tests.views.address_spaces import FACTS, vma
 
 
@@ -156,10 +157,8 @@ def test_reading_below_the_stack_grows_it(ground: Ground) -> None:
 
 def test_a_new_exe_link_is_predicted(ground: Ground) -> None:
     specimen = ground.specimen
-    try:
-        specimen.enter_user_namespace()
-    except OSError as error:
-        pytest.skip(f"no user namespace: {error}")
+    needs_user_namespaces()
+    specimen.enter_user_namespace()
     specimen.release_executable()
     descriptor = specimen.memory_file("ghost")
     _, after = accepted(ground, exe_fd=descriptor)
