@@ -24,6 +24,7 @@ NAMES = {
     "prediction": "bench.prediction",
     "specimen": "bench.specimen",
     "explanation": "bench.explanation",
+    "logbook": "bench.logbook",
     "import": "bench.importing",
     "memory": "bench.memory",
     "latency": "bench.explorer_latency",

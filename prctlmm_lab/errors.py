@@ -104,11 +104,7 @@ class SpecimenGone(SpecimenError):
 
     def __str__(self) -> str:
         if self.signal > 0:
-            try:
-                name = _signal.Signals(self.signal).name
-            except ValueError:
-                name = f"signal {self.signal}"
-            how = f"was killed by {name}"
+            how = f"was killed by {signal_name(self.signal)}"
         elif self.status >= 0:
             how = f"exited with status {self.status}"
         else:
@@ -163,6 +159,18 @@ class SystemCallError(LabError, OSError):
 
     def __str__(self) -> str:
         return f"{call_text(self.call, self.arguments)} = {self.errno_name} ({self.strerror})"
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal.
+
+    >>> signal_name(11), signal_name(40)
+    ('SIGSEGV', 'signal 40')
+    """
+    try:
+        return _signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def call_text(call: str, arguments: tuple[int, ...]) -> str:

@@ -6,6 +6,12 @@ from pathlib import Path
 
 from prctlmm_lab.commands.output import require_folder_of
 from prctlmm_lab.errors import InputError, UnsupportedSystem
+from prctlmm_lab.specimen.recording import mode
+
+
+def forbid_recordings() -> None:
+    """Let nothing but real calls answer in this process: a script depends on that."""
+    mode.forbid()
 
 
 def require_package(name: str) -> None:

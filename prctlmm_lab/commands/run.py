@@ -51,15 +51,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _run_one(prepared: Prepared | None, options: argparse.Namespace) -> int:
     from prctlmm_lab.experiments.experiment import carry_out
-    from prctlmm_lab.experiments.logbook import Logbook
+    from prctlmm_lab.experiments.logbook import LogFile
     from prctlmm_lab.experiments.record import to_json
 
     if prepared is None:
         return BAD_INPUT
-    book = Logbook(options.log) if options.log else None
-    record = carry_out(prepared, on_request=book.append if book else None)
-    if book:
-        book.append(record)
+    record = LogFile(options.log).carry_out(prepared) if options.log else carry_out(prepared)
     print(to_json(record) if options.json else record_text(record))
     if options.picture:
         _picture(prepared, options.picture)
@@ -111,10 +108,10 @@ def _change_lines(record: Record) -> list[str]:
     rows = list(record.difference)
     new = sum(place == "auxv" for place, *_ in rows) > 3
     vectors = [view.auxv for view in (record.before, record.after) if view is not None]
-    if not new or len(vectors) != 2 or str in map(type, vectors):
+    if not new or not all(isinstance(vector, tuple) for vector in vectors) or len(vectors) != 2:
         return [_change_line(row) for row in rows]
-    old, now = ([pair for pair in vector if pair[0] != "AT_NULL"] for vector in vectors)
-    left = " ".join("=".join(pair) for pair in now) or "none"
+    old, now = ([e for e in vector or () if e != "AT_NULL=0x0"] for vector in vectors)
+    left = " ".join(now) or "none"
     summary = f"auxv: {len(old)} entries -> {len(now)} ({left})"
     lines = [summary if row[0] == "auxv" else _change_line(row) for row in rows]
     return list(dict.fromkeys(lines))
@@ -122,8 +119,11 @@ def _change_lines(record: Record) -> list[str]:
 
 def _change_line(row: tuple[str, str, str, str]) -> str:
     """Write one change so that a terminal shows what a process wrote and does not act on it."""
+    from prctlmm_lab.experiments.formula import printable
+
     place, name, *values = row
-    before, after = (_cut(repr(v) if place in ("cmdline", "environ") else v) for v in values)
+    quote = "'" if place in ("cmdline", "environ") else ""
+    before, after = (_cut(f"{quote}{printable(v)}{quote}") for v in values)
     return f"{place} {name}".rstrip() + f": {before} -> {after}"
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from prctlmm_lab.errors import InputError
 from prctlmm_lab.kernel.abi import MAP_SIZE, MEMBERS, NO_EXE, PrctlMmMap
-from prctlmm_lab.kernel.rules import ExeFile, Situation
+from prctlmm_lab.kernel.rules import ExeFile, Situation, predict
 from prctlmm_lab.specimen.process import Specimen
+from prctlmm_lab.specimen.recording.recorded import RecordedSpecimen
 from prctlmm_lab.specimen.situation import capabilities, exe_file, exe_is_mapped, is_readable
 
 Table = NDArray[np.void]
@@ -115,4 +116,15 @@ def ask_kernel(specimen: Specimen, table: Table) -> Errnos:
     if not table.size:
         return np.zeros(0, np.uint8)
     assert table.itemsize == MAP_SIZE
-    return np.frombuffer(specimen.set_maps(table.tobytes()), np.uint8)
+    maps = table.tobytes()
+    if isinstance(specimen, RecordedSpecimen) and not specimen.was_recorded("set_maps", maps=maps):
+        return _predicted(specimen, table)
+    return np.frombuffer(specimen.set_maps(maps), np.uint8)
+
+
+def _predicted(specimen: RecordedSpecimen, table: Table) -> Errnos:
+    """Let the rules stand in for the kernel where nothing was recorded."""
+    errnos = predict(situation_of_all(specimen, table), specimen.facts, table.size)
+    accepted = np.flatnonzero(errnos == 0)
+    specimen.take(map_at(table, accepted[-1]) if accepted.size else None)
+    return np.asarray(errnos, np.uint8)

@@ -61,6 +61,8 @@ from prctlmm_lab.kernel.rules import (
     rules_of,
 )
 from prctlmm_lab.specimen.probe import facts_here
+from prctlmm_lab.specimen.recording import mode, store
+from prctlmm_lab.specimen.recording.marks import LIVE, PREDICTED
 from prctlmm_lab.specimen.situation import link_of, memory_of, situation_of
 
 LARGEST_BATCH = 50_000
@@ -120,11 +122,17 @@ class Tally:
     """Scenarios that cannot be set up here, with the kernel's reason."""
     examples: list[Disagreement] = field(default_factory=list)
     shrunk: int = 0
+    origin: str = LIVE
+    """Where the answers come from: real calls, a recording, or our specification in their place."""
 
     def __str__(self) -> str:
         watched = f", {self.watched:,} maps with all effects" if self.watched else ""
         moves = f", {self.moves:,} brk() calls" if self.moves else ""
         ended = "; interrupted" if self.interrupted else ""
+        if self.origin == PREDICTED:
+            ended += "; no real call was made: our specification stands in for the kernel"
+        elif self.origin != LIVE:
+            ended += f"; {self.origin}"
         return (
             f"{self.calls:,} calls{watched}{moves} on Linux {self.kernel} in {self.seconds:.1f} s: "
             f"{self.disagreements:,} disagreements (seed {self.seed}{ended})"
@@ -209,11 +217,17 @@ def fuzz(
 
     Equivalent: `prctlmm-lab fuzz --calls N --seed S`.
 
-    Raises SpecimenError if a specimen ends.
+    In recorded mode our specification stands in for the kernel that another model is held against;
+    of the specification itself only what was recorded can be told.
+
+    Raises SpecimenError if a specimen ends, UnsupportedSystem for what was not recorded.
     """
     facts = facts_here()
+    if mode.is_recorded() and model is None:
+        return _recorded_tally(calls, effects=effects)
     tested = model or specification(facts)
     tally = Tally(facts.release, new_seed() if seed is None else seed, tested.name)
+    tally.origin = PREDICTED if mode.is_recorded() else LIVE
     started = time.monotonic()
     try:
         for compared in _compared(tested, facts, tally, effects=effects, calls=calls):
@@ -225,6 +239,14 @@ def fuzz(
     except KeyboardInterrupt:
         tally.interrupted = True
     tally.seconds = time.monotonic() - started
+    return tally
+
+
+def _recorded_tally(calls: int, *, effects: bool) -> Tally:
+    line = store.shipped().asked("tally", {"calls": calls, "effects": effects})
+    tally = Tally(**{**line, "origin": store.shipped().origin})
+    for name in ("by_scenario", "by_limit", "by_verdict", "by_rule", "wrong_by_scenario"):
+        setattr(tally, name, Counter(line[name]))
     return tally
 
 
@@ -495,7 +517,7 @@ def _moved(specimen: Any, request: int, model: Model, facts: Facts) -> tuple[str
     memory = memory_of(specimen, specimen.current_map(), before)
     answer, vmas = model.brk_after(before, request, memory, facts)
     real = specimen.brk(request)
-    now = parse_maps(read_whole(f"/proc/{specimen.pid}/maps"))
+    now = _maps_now(specimen)
     return _brk_differs(request, (answer, vmas), (real, now))
 
 
@@ -563,7 +585,7 @@ def _settle(watch: Watched) -> None:
     new = watch.effective.changed(auxv=0, auxv_size=0, exe_fd=NO_EXE, brk=specimen.brk(), **strings)
     specimen.set_map(new)
     starts = dict(watch.place.marks.growing)
-    for vma in parse_maps(read_whole(f"/proc/{specimen.pid}/maps")):
+    for vma in _maps_now(specimen):
         start = starts.get(vma.end, 0)
         if vma.start < start:
             specimen.unmap(vma.start, start - vma.start)
@@ -627,10 +649,16 @@ def _move(watch: Watched, request: int, ground: _Ground) -> Watched:
     if any(not _is_spare(vma, request, watch, ground) for vma in before.vmas):
         return watch
     answer = specimen.brk(request)
-    # Not the whole snapshot: cmdline may span a heap that has grown by gigabytes.
-    vmas = parse_maps(read_whole(f"/proc/{specimen.pid}/maps"))
+    vmas = _maps_now(specimen)
     _restore(specimen, before.vmas, vmas, ground)
     return replace(watch, request=request, answer=answer, vmas=vmas)
+
+
+def _maps_now(specimen: Any) -> tuple[Vma, ...]:
+    """Read maps and nothing else: cmdline may span a heap that has grown by gigabytes."""
+    if specimen.origin != LIVE:
+        return tuple(specimen.snapshot().vmas)
+    return parse_maps(read_whole(f"/proc/{specimen.pid}/maps"))
 
 
 def _is_spare(vma: Vma, request: int, watch: Watched, ground: _Ground) -> bool:

@@ -15,7 +15,14 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from prctlmm_lab.errors import InputError, SpecimenError, SystemCallError
+from prctlmm_lab.errors import (
+    InputError,
+    SpecimenError,
+    SpecimenGone,
+    SpecimenTimeout,
+    SystemCallError,
+    signal_name,
+)
 from prctlmm_lab.experiments.formula import Value, shorten, suggestion
 from prctlmm_lab.experiments.needs import check_need, unmet
 from prctlmm_lab.experiments.record import (
@@ -29,7 +36,9 @@ from prctlmm_lab.experiments.record import (
     View,
     change_texts,
     experiment_data,
+    in_text_form,
     text_bytes,
+    text_form,
     view,
 )
 from prctlmm_lab.experiments.steps import (
@@ -61,6 +70,7 @@ from prctlmm_lab.kernel.rules import RULE, Explanation, Situation, errno_name, e
 from prctlmm_lab.specimen.build import BUILDS
 from prctlmm_lab.specimen.probe import facts_here
 from prctlmm_lab.specimen.process import Specimen
+from prctlmm_lab.specimen.recording.marks import weaker
 from prctlmm_lab.specimen.situation import (
     is_readable,
     member_situation_of,
@@ -473,10 +483,11 @@ def carry_out(prepared: Prepared, *, on_request: Callable[[Request], None] | Non
         **{
             name: getattr(request, name)
             for name in request.__dataclass_fields__
-            if name != "schema"
+            if name not in ("schema", "origin")
         },
+        origin=weaker(request.origin, prepared.bench.specimen.weakest),
         outcome=outcome,
-        after=_view(after, prepared) if after else None,
+        after=_view(after, prepared).since(request.before) if after else None,
         difference=change_texts(changes),
         answers=tuple(answers),
         later=change_texts(later),
@@ -492,16 +503,27 @@ def _make_call(
     try:
         errno = _errno(prepared)
     except SpecimenError as error:
-        return Outcome("", -1, str(error)), None, answers, None
-    outcome = Outcome("accepted" if errno == 0 else errno_name(errno), errno, "")
+        return _ended(Outcome("", -1), error), None, answers, None
+    outcome = Outcome("accepted" if errno == 0 else errno_name(errno), errno)
     try:
         after = specimen.snapshot()
         for answer in _afterwards(prepared):
             answers.append(answer)  # one by one: those before the specimen's end are kept
         final = specimen.snapshot() if answers else None
     except SpecimenError as error:
-        return Outcome(outcome.verdict, errno, str(error)), after, answers, None
+        return _ended(outcome, error), after, answers, None
     return outcome, after, answers, final
+
+
+def _ended(outcome: Outcome, error: SpecimenError) -> Outcome:
+    """Return an outcome with how the specimen ended."""
+    number = error.signal if isinstance(error, SpecimenGone) else 0
+    return replace(
+        outcome,
+        ended=str(error),
+        signal=signal_name(number) if number > 0 else "",
+        timeout=isinstance(error, SpecimenTimeout),
+    )
 
 
 def _errno(prepared: Prepared) -> int:
@@ -533,11 +555,13 @@ def _request(prepared: Prepared, facts: Facts) -> Request:
     deciding, call = prepared.explanation.deciding, prepared.experiment.call
     verdict, rule = _verdict(prepared.explanation)
     alone = call.number != Operation.MAP
+    specimen, how = prepared.bench.specimen, (prepared.size, prepared.arg5, prepared.pointer)
     return Request(
+        origin=specimen.origin if alone else specimen.origin_of_call(prepared.map, *how),
         id=uuid.uuid4().hex,
         time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         lab=__version__,
-        experiment=experiment_data(prepared.experiment),
+        experiment=in_text_form(experiment_data(prepared.experiment)),
         operation=call.operation,
         value=hex(prepared.value) if alone else "",
         map={name: hex(value) for name, value in prepared.map},
@@ -572,14 +596,16 @@ def _privilege(snapshot: Snapshot) -> Privilege:
     return Privilege(
         uid=int(status.get("Uid", "0").split()[0]),
         capabilities=hex(int(status.get("CapEff", "0"), 16)),
-        own_user_namespace=_in_own_user_namespace(snapshot.pid),
+        own_user_namespace=_in_own_user_namespace(snapshot),
         seccomp=int(status.get("Seccomp", "0")),
     )
 
 
-def _in_own_user_namespace(pid: int) -> bool | None:
+def _in_own_user_namespace(snapshot: Snapshot) -> bool | None:
+    if snapshot.beside is not None:
+        return snapshot.beside.own_user_namespace
     try:
-        return not os.path.samefile("/proc/self/ns/user", f"/proc/{pid}/ns/user")
+        return not os.path.samefile("/proc/self/ns/user", f"/proc/{snapshot.pid}/ns/user")
     except OSError:
         return None
 
@@ -606,7 +632,7 @@ def _agreement(
         effects=not wrong,
         rule=rule == aim if aim else None,
         learner=outcome.verdict == learner if learner else None,
-        disagreements=(*problems, *unexpected),
+        disagreements=tuple(map(text_form, (*problems, *unexpected))),
         answers=not unexpected if any(map(_expectation, steps)) else None,
     )
 

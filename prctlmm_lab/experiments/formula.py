@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import keyword
 import operator
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -32,7 +31,7 @@ N = TypeVar("N")
 LONGEST = 200
 """Characters of the longest formula, which also bounds how deep one can nest."""
 _WIDEST = 1 << 80
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_PAGE = 4096
 
 _BINARY: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any
@@ -16,7 +15,7 @@ from prctlmm_lab.experiments.steps import Bench
 from prctlmm_lab.kernel.abi import ADDRESSES, U32, U64, PrctlMmMap
 from prctlmm_lab.kernel.effects import STACK_GUARD_PAGES, Memory, is_data
 from prctlmm_lab.kernel.procfs import READ_SIZE, Snapshot
-from prctlmm_lab.specimen.situation import grows_down
+from prctlmm_lab.specimen.situation import grows_down, stack_limit_of_reader
 from prctlmm_lab.specimen.spawn import CHANNEL
 
 Words = NDArray[np.uint64]
@@ -217,7 +216,7 @@ def _borders(bench: Bench) -> Words:
 def _growing_places(bench: Bench) -> Words:
     """Return addresses below what grows down, on both sides of every limit of its growth."""
     page, regions = bench.facts.page_size, bench.regions
-    stack_limit = min(resource.getrlimit(resource.RLIMIT_STACK)[0], 1 << 23)
+    stack_limit = min(stack_limit_of_reader(bench.specimen), 1 << 23)
     starts = [regions[name][0] for name in ("growing", "cramped", "bold", "lower")]
     gap = regions["floor"][1] + STACK_GUARD_PAGES * page
     return _words([

@@ -21,6 +21,7 @@ from prctlmm_lab.experiments.formula import printable, shorten, suggestion
 from prctlmm_lab.experiments.record import experiment_data
 from prctlmm_lab.experiments.steps import STEPS, Step
 from prctlmm_lab.kernel.abi import MEMBER, unknown_member
+from prctlmm_lab.kernel.syscalls import X86_64
 
 SCHEMA = "prctlmm-lab/recipe/1"
 LARGEST = 1 << 20
@@ -247,6 +248,10 @@ def _step(entry: object, where: str) -> Step:
     table = _table(entry, where)
     verbs = [key for key in table if key in STEPS]
     # "brk" is a verb and "map" may not be: the first key that is a verb names the step.
+    for key in table:
+        if not verbs and key in X86_64:
+            raise InputError(where, "is a system call that no recipe may ask for", shorten(key),
+                             f"a step: {', '.join(STEPS)}")  # fmt: skip
     if not verbs:
         raise InputError(where, "has no key that is a step", shorten(list(table)),
                          suggestion(next(iter(table), ""), STEPS))  # fmt: skip

@@ -27,6 +27,7 @@ from prctlmm_lab.experiments.steps import (
     Write,
 )
 from prctlmm_lab.specimen.build import BUILDS
+from prctlmm_lab.specimen.recording import mode
 
 CALLERS: dict[str, tuple[Step, ...]] = {
     "as we are": (),
@@ -119,9 +120,14 @@ def _subject(build: str) -> Subject:
     return Subject(build, ("specimen", "two"), heap_pages=24)
 
 
+def _is_root() -> bool:
+    """Tell whether specimens start as root; recorded ones do not."""
+    return not mode.is_recorded() and os.geteuid() == 0
+
+
 def _kinds() -> Iterator[tuple[str, str, tuple[Step, ...]]]:
     for caller, identity in CALLERS.items():
-        if os.geteuid() and caller in ("uid 65534", "user namespace of uid 65534"):
+        if not _is_root() and caller in ("uid 65534", "user namespace of uid 65534"):
             continue  # the same as the one before it
         for build in BUILDS:
             for released in (False, True):

@@ -7,8 +7,8 @@ kernel answered, or None.
 
 from __future__ import annotations
 
-import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -34,12 +34,13 @@ from prctlmm_lab.specimen.process import RESOURCES, Specimen
 LONGEST_WRITE = 1 << 20
 _LONGEST_PATH = 4095
 _OPEN_FLAGS = {
-    "read": os.O_RDONLY,
-    "write": os.O_WRONLY,
-    "read-write": os.O_RDWR,
-    "path": os.O_PATH,
-    "directory": os.O_RDONLY | os.O_DIRECTORY,
+    "read": 0,
+    "write": 1,
+    "read-write": 2,
+    "path": 0o10000000,
+    "directory": 0o200000,
 }
+"""As Linux has them on x86-64, whatever system this is."""
 
 
 @dataclass
@@ -51,6 +52,8 @@ class Bench:
     regions: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Mapped by steps: name -> (start, end), the end exclusive."""
     descriptors: dict[str, int] = field(default_factory=dict)
+    own_files: set[str] = field(default_factory=set)
+    """Names of the descriptors whose files the steps made."""
     before: PrctlMmMap | None = None
     """The map just before the call, once the set-up is done."""
 
@@ -117,11 +120,17 @@ def _check_fits(number: Any, where: str, top: int) -> None:
             raise InputError(where, "does not fit", shorten(end), f"0 to {top:#x}")
 
 
+SHARED_CALLS = ("pread64", "pwrite64", "brk")
+"""With these contents come and go, and brk(0) tells a formula where the heap ends."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One thing that is done to the specimen."""
 
     verb: ClassVar[str]
+    calls: ClassVar[tuple[str, ...]] = ()
+    """The system calls that the specimen makes for it, besides `SHARED_CALLS`."""
 
     def check(self, where: str) -> None:
         """Refuse what can be seen to be wrong before anything runs; formulas are checked apart.
@@ -153,6 +162,7 @@ class Map(Step):
     """Map anonymous memory and give it a name, so that NAME.start and NAME.end can be used."""
 
     verb: ClassVar[str] = "map"
+    calls: ClassVar[tuple[str, ...]] = ("mmap",)
     map: str
     pages: Value = 1
     at: Value | None = None
@@ -234,6 +244,7 @@ class Unmap(Step):
     """Unmap whatever lies in a range."""
 
     verb: ClassVar[str] = "unmap"
+    calls: ClassVar[tuple[str, ...]] = ("munmap",)
     unmap: Value
     length: Value = "page"
 
@@ -247,6 +258,7 @@ class Protect(Step):
     """Change the permissions of mapped memory."""
 
     verb: ClassVar[str] = "protect"
+    calls: ClassVar[tuple[str, ...]] = ("mprotect",)
     protect: Value
     permissions: str
     length: Value = "page"
@@ -308,6 +320,7 @@ class Limit(Step):
     """Set a resource limit, such as DATA; hard stays as it is unless given."""
 
     verb: ClassVar[str] = "limit"
+    calls: ClassVar[tuple[str, ...]] = ("prlimit64",)
     limit: str
     soft: Value
     hard: Value | None = None
@@ -329,6 +342,7 @@ class Become(Step):
     """Take on another uid, and a gid of the same number, for good."""
 
     verb: ClassVar[str] = "become"
+    calls: ClassVar[tuple[str, ...]] = ("setgroups", "setresgid", "setresuid", "prctl")
     become: Value
 
     def _perform(self, bench: Bench, where: str, /) -> None:
@@ -342,6 +356,7 @@ class LosePrivilege(Step):
     """Become uid 65534 if the specimen runs as root; an ordinary user stays as it is."""
 
     verb: ClassVar[str] = "lose_privilege"
+    calls: ClassVar[tuple[str, ...]] = ("geteuid", "setgroups", "setresgid", "setresuid", "prctl")
     lose_privilege: bool
 
     def check(self, where: str) -> None:
@@ -358,6 +373,7 @@ class UserNamespace(Step):
     """Enter a new user namespace, as its root; without id maps if map_ids is false."""
 
     verb: ClassVar[str] = "user_namespace"
+    calls: ClassVar[tuple[str, ...]] = ("geteuid", "getegid", "unshare", "openat", "write", "close")
     user_namespace: bool
     map_ids: bool = True
 
@@ -377,6 +393,7 @@ class Open(Step):
     """
 
     verb: ClassVar[str] = "open"
+    calls: ClassVar[tuple[str, ...]] = ("openat", "fstat", "close")
     open: str
     path: str
     access: str = "read"
@@ -390,14 +407,47 @@ class Open(Step):
         if self.access not in _OPEN_FLAGS:
             raise InputError(f"{where}.access", "is not a way to open", shorten(self.access),
                              suggestion(self.access, _OPEN_FLAGS))  # fmt: skip
+        if "write" in self.access and not _OWN_FILE.fullmatch(self.path):
+            raise InputError(f"{where}.path", "is not the specimen's own, and a recipe may write "
+                             "to nothing else", shorten(self.path),
+                             '"/proc/self/fd/{NAME}" of a memory_file or own_mount')  # fmt: skip
 
     def _perform(self, bench: Bench, where: str, /) -> int:
         path = text_bytes(self.path, f"{where}.path")
+        if "write" in self.access:
+            own = _OWN_FILE.fullmatch(self.path)
+            if own is None or own[1] not in bench.own_files:
+                raise InputError(f"{where}.path", "is no file that the recipe made",
+                                 shorten(self.path))  # fmt: skip
         for name, number in bench.descriptors.items():
             path = path.replace(b"{%b}" % name.encode(), b"%d" % number)
+        if self.access == "read":
+            _check_harmless(bench.specimen, path, f"{where}.path")
         descriptor = bench.specimen.open(path, _OPEN_FLAGS[self.access])
         bench.descriptors[self.open] = descriptor
+        bench.own_files.discard(self.open)
         return descriptor
+
+
+_OWN_FILE = re.compile(r"/proc/self/fd/\{([a-z][a-z0-9_]*)\}")
+
+
+def _check_harmless(specimen: Specimen, path: bytes, where: str) -> None:
+    """Refuse what does something when it is opened: a device (but /dev/null), a pipe, a socket.
+
+    It is looked at through a descriptor that only names it (O_PATH).
+    """
+    named = specimen.open(path, _OPEN_FLAGS["path"])
+    kind, device = specimen.file_kind(named)
+    specimen.close(named)
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or (stat.S_ISCHR(kind) and device == _NULL)):
+        shown = shorten(path.decode("utf-8", "backslashreplace"))
+        raise InputError(where, "is no regular file, and a recipe may open no other but a folder "
+                         "and /dev/null", shown)  # fmt: skip
+
+
+_NULL = 1 << 8 | 3
+"""The number of /dev/null (Documentation/admin-guide/devices.txt)."""
 
 
 @dataclass(frozen=True)
@@ -405,6 +455,7 @@ class MemoryFile(Step):
     """Make a file in memory and give its descriptor a name."""
 
     verb: ClassVar[str] = "memory_file"
+    calls: ClassVar[tuple[str, ...]] = ("memfd_create", "fchmod")
     memory_file: str
     mode: int = 0o755
 
@@ -417,6 +468,7 @@ class MemoryFile(Step):
     def _perform(self, bench: Bench, _where: str, /) -> int:
         descriptor = bench.specimen.memory_file(self.memory_file, mode=self.mode)
         bench.descriptors[self.memory_file] = descriptor
+        bench.own_files.add(self.memory_file)
         return descriptor
 
 
@@ -425,12 +477,14 @@ class OwnMount(Step):
     """Make an executable file on a tmpfs that only the specimen sees, noexec or not."""
 
     verb: ClassVar[str] = "own_mount"
+    calls: ClassVar[tuple[str, ...]] = ("unshare", "mount", "openat", "fchmod", "close")
     own_mount: str
     noexec: bool = False
 
     def _perform(self, bench: Bench, _where: str, /) -> int:
         descriptor = bench.specimen.file_on_own_mount(self.own_mount, noexec=self.noexec)
         bench.descriptors[self.own_mount] = descriptor
+        bench.own_files.add(self.own_mount)
         return descriptor
 
 
@@ -439,6 +493,7 @@ class Close(Step):
     """Close a descriptor that a step opened; its name keeps the number."""
 
     verb: ClassVar[str] = "close"
+    calls: ClassVar[tuple[str, ...]] = ("close",)
     close: str
 
     def _perform(self, bench: Bench, where: str, /) -> None:
@@ -450,6 +505,7 @@ class ReleaseExecutable(Step):
     """Leave no mapping of the specimen's own executable, so that exe_fd can be accepted."""
 
     verb: ClassVar[str] = "release_executable"
+    calls: ClassVar[tuple[str, ...]] = ("mmap", "mprotect", "mremap", "munmap")
     release_executable: bool
 
     def check(self, where: str) -> None:
@@ -468,6 +524,10 @@ def _check_permissions(permissions: str, where: str) -> None:
     if not re.fullmatch("[r-][w-][x-]", permissions):
         raise InputError(f"{where}.permissions", "is not of the form rwx", shorten(permissions),
                          'three letters such as "rw-"')  # fmt: skip
+    if "w" in permissions and "x" in permissions:
+        # Who could write code could have the specimen make any system call.
+        raise InputError(f"{where}.permissions", "lets code be written, which no recipe may",
+                         shorten(permissions), '"rw-" or "r-x"')  # fmt: skip
 
 
 def _check_true(value: bool, where: str) -> None:

@@ -125,9 +125,11 @@ class _Run:
             for grid, part in zip(grids, (errnos, predicted, deciding), strict=True):
                 grid[start : start + len(place)] = part
         self.errnos, self.predicted, self.deciding = (grid.reshape(shape) for grid in grids)
+        boundaries = self._sorted_boundaries()
         return SweepResult(
             self.wanted, self.facts, self.rules, self.base, self.names, self.bench.descriptors,
-            self.x, self.y, self.errnos, self.predicted, self.deciding, self._sorted_boundaries(),
+            self.x, self.y, self.errnos, self.predicted, self.deciding, boundaries,
+            self.specimen.weakest,
         )  # fmt: skip
 
     def _table(self, x: Values, y: Values) -> Table:

@@ -19,6 +19,7 @@ from prctlmm_lab.experiments.formula import printable
 from prctlmm_lab.kernel.abi import PrctlMmMap
 from prctlmm_lab.kernel.facts import Facts
 from prctlmm_lab.kernel.rules import ACCEPTED, Rule, errno_name
+from prctlmm_lab.specimen.recording.marks import LIVE, mark_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -128,6 +129,8 @@ class SweepResult:
     """The index of the rule that decides, `ACCEPTED` for none."""
     boundaries: tuple[Boundary, ...]
     """The exact places of the changes: first those at one x, then those at one y, then slanted."""
+    origin: str = LIVE
+    """Where the kernel's answers come from: real calls, a recording, or predictions."""
 
     @property
     def calls(self) -> int:
@@ -232,7 +235,8 @@ class SweepResult:
     def summary(self) -> str:
         """Return one line: the kernel, the calls, how many were accepted, whether all agree."""
         release = self.facts.release
-        return f"{self.sweep.id} on Linux {release}: {self.calls_text()}, {self.agreement_text()}"
+        text = f"{self.sweep.id} on Linux {release}: {self.calls_text()}, {self.agreement_text()}"
+        return text if self.origin == LIVE else f"{text} ({mark_text(self.origin)})"
 
     def calls_text(self) -> str:
         """Say how many calls were made, and how many of them were accepted."""
@@ -271,7 +275,8 @@ class SweepResult:
         yield ""
         yield from (f"  DISAGREES {self.call_text(call)}" for call in self.examples())
         yield f"  {self.calls_text()}, {self.agreement_text()}"
-        yield f"  Linux {self.facts.release}"
+        release = f"Linux {self.facts.release}"
+        yield f"  {release if self.origin == LIVE else mark_text(self.origin)}"
 
     def call_text(self, call: SweptCall) -> str:
         """Say where a call lies, what was predicted and what the kernel said."""

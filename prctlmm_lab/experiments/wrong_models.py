@@ -46,6 +46,8 @@ from prctlmm_lab.kernel.facts import Facts
 from prctlmm_lab.kernel.model import Model, specification
 from prctlmm_lab.kernel.rules import ExeFile, Rule, Situation, errno_name, explain, predict
 from prctlmm_lab.specimen.probe import facts_here
+from prctlmm_lab.specimen.recording import mode, store
+from prctlmm_lab.specimen.recording.marks import LIVE
 
 Alteration = tuple[str, str, ast.AST]
 """What stood there, what stands there now, and the whole with it."""
@@ -90,9 +92,12 @@ class Examination:
     proved: dict[str, str] = field(default_factory=dict)
     """Id -> why it is no different for any call on this kernel."""
     escaped: list[str] = field(default_factory=list)
+    origin: str = LIVE
+    """Where the answers come from: real calls, or a recording."""
 
     def __str__(self) -> str:
         ended = "; interrupted" if self.interrupted else ""
+        ended += "" if self.origin == LIVE else f"; {self.origin}"
         return (
             f"{len(self.caught) + len(self.proved) + len(self.escaped)} wrong models on Linux "
             f"{self.kernel}: {len(self.caught)} caught within {self.last:,} calls, "
@@ -462,8 +467,13 @@ def examine(
     A KeyboardInterrupt ends it, with what was found so far.
 
     Equivalent: `prctlmm-lab fuzz --wrong-models`.
+
+    Raises SpecimenError if a specimen ends, UnsupportedSystem for what was not recorded.
     """
     facts = facts_here()
+    if mode.is_recorded():
+        line = store.shipped().asked("examination", {"calls": calls, "seconds": seconds})
+        return Examination(**{**line, "origin": store.shipped().origin})
     tally = Tally(facts.release, new_seed() if seed is None else seed)
     result = Examination(facts.release, tally.seed)
     started, models = time.monotonic(), all_wrong_models()

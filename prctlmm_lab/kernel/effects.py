@@ -9,6 +9,7 @@ environ, auxv, exe), mm/memory.c (__access_remote_vm), mm/vma.c (expand_downward
 
 from __future__ import annotations
 
+import errno
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,15 @@ from typing import Any
 from prctlmm_lab.kernel.abi import NO_EXE, U64, PrctlMmMap
 from prctlmm_lab.kernel.difference import Change, difference
 from prctlmm_lab.kernel.facts import Facts
-from prctlmm_lab.kernel.procfs import READ_SIZE, STAT_MEMBERS, Snapshot, Stat, Unreadable, Vma
+from prctlmm_lab.kernel.procfs import (
+    LONGEST_SHOWN,
+    READ_SIZE,
+    STAT_MEMBERS,
+    Snapshot,
+    Stat,
+    Unreadable,
+    Vma,
+)
 
 
 @dataclass(frozen=True)
@@ -131,8 +140,12 @@ def shown_after(before: Snapshot, new: PrctlMmMap, memory: Memory, facts: Facts)
         statm=_known(before.statm, lambda statm: _statm(statm, new, grown, facts)),
         status=_known(before.status, lambda status: _status(status, new, grown, executable, facts)),
         maps=_known(before.maps, lambda _: tuple(labelled(vmas, new, facts))),
-        cmdline=_known(before.cmdline, lambda _: _told(space, _cmdline, new)),
-        environ=_known(before.environ, lambda _: _told(space, _environ, new)),
+        cmdline=_shown_bytes(
+            before.cmdline, new.arg_end - new.arg_start, lambda: _told(space, _cmdline, new)
+        ),
+        environ=_shown_bytes(
+            before.environ, new.env_end - new.env_start, lambda: _told(space, _environ, new)
+        ),
         auxv=_known(before.auxv, lambda auxv: _auxv(auxv, new, memory.vector, facts)),
         exe=_known(before.exe, lambda exe: exe if new.exe_fd == NO_EXE else memory.exe_link),
         brk=new.brk,
@@ -149,6 +162,14 @@ def disagreements(predicted: Snapshot, after: Snapshot) -> tuple[Change, ...]:
         for change in difference(predicted, after)
         if change.before is not UNKNOWN and (change.place, change.name) != ("stat", "flags")
     )
+
+
+def _shown_bytes(part: Any, length: int, shown: Callable[[], Any]) -> Any:
+    """Predict what lies between two addresses, unless it is too much or was too much before."""
+    too_long = isinstance(part, Unreadable) and part.errno == errno.EFBIG
+    if length > LONGEST_SHOWN or too_long:
+        return UNKNOWN
+    return _known(part, lambda _: shown())
 
 
 def _known(part: Any, shown: Callable[[Any], Any]) -> Any:

@@ -13,7 +13,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from prctlmm_lab.errors import InputError
@@ -156,6 +156,20 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What a recording holds in place of a living process's folder below /proc."""
+
+    origin: str
+    """"recorded on Linux X, DATE", or "predicted"."""
+    program: str
+    """The build of the specimen whose program it runs, "" for any other program."""
+    exe_mapped: bool
+    """Whether a VMA maps the file that the exe link names."""
+    own_user_namespace: bool
+    """Whether it is in another user namespace than the one who recorded it."""
+
+
+@dataclass(frozen=True)
 class Limit:
     """One resource limit; None stands for unlimited."""
 
@@ -184,13 +198,20 @@ class Snapshot:
     smaps: tuple[tuple[Vma, Mapping[str, str]], ...] | Unreadable | None = None
     """Each VMA with its smaps fields, if it was asked for."""
     brk: int | None = None
+    beside: Beside | None = field(default=None, compare=False)
+    """Of a recorded process what else was noted of it; None for a living one."""
 
     @classmethod
-    def of(cls, parts: Parts, brk: int | None = None) -> Snapshot:
+    def of(cls, parts: Parts, brk: int | None = None, beside: Beside | None = None) -> Snapshot:
         """Return the snapshot that the files of a process make; each is parsed on first use."""
         snapshot = object.__new__(cls)
-        snapshot.__dict__.update(_parts=parts, pid=parts.pid, brk=brk)
+        snapshot.__dict__.update(_parts=parts, pid=parts.pid, brk=brk, beside=beside)
         return snapshot
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from: "live", "recorded on Linux X, DATE" or "predicted"."""
+        return self.beside.origin if self.beside else "live"
 
     @property
     def vmas(self) -> tuple[Vma, ...]:
@@ -411,7 +432,7 @@ def read_parts(pid: int | str = "self", *, smaps: bool = False) -> Parts:
                 if name == "exe":
                     texts[name] = os.fsencode(os.readlink(name, dir_fd=directory))
                 elif name != "smaps" or smaps:
-                    texts[name] = read_whole(name, directory)
+                    texts[name] = read_whole(name, directory, most=_MOST.get(name, 0))
                 else:
                     texts[name] = None
             except OSError as error:
@@ -477,13 +498,26 @@ def _open_process(pid: int | str) -> int:
         ) from error
 
 
-def read_whole(file: str, directory: int | None = None) -> bytes:
-    """Read a file of /proc to its end."""
+LONGEST_SHOWN = 1 << 24
+"""Bytes of cmdline or environ from which on they count as not readable (EFBIG).
+
+They show whatever lies between two addresses, which may be all the memory that there is."""
+_MOST = {"cmdline": LONGEST_SHOWN, "environ": LONGEST_SHOWN}
+
+
+def read_whole(file: str, directory: int | None = None, *, most: int = 0) -> bytes:
+    """Read a file of /proc to its end.
+
+    Raises OSError; EFBIG for one that is longer than `most`, if that is given.
+    """
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
-        chunks = []
+        chunks, size = [], 0
         while chunk := os.read(descriptor, READ_SIZE):
             chunks.append(chunk)
+            size += len(chunk)
+            if most and size > most:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), file)
         return b"".join(chunks)
     finally:
         os.close(descriptor)

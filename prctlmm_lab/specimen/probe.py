@@ -27,6 +27,8 @@ from prctlmm_lab.kernel.facts import CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN, Fact
 from prctlmm_lab.kernel.procfs import Limit, Unreadable, read_snapshot
 from prctlmm_lab.kernel.rules import errno_name
 from prctlmm_lab.specimen.process import PAGE, Specimen
+from prctlmm_lab.specimen.recording import mode, store
+from prctlmm_lab.specimen.recording.marks import note
 from prctlmm_lab.specimen.situation import may_change_exe
 
 STACK = ("jupyterlab", "ipykernel", "ipywidgets", "matplotlib", "pandas", "numpy", "pydantic")
@@ -57,9 +59,10 @@ LSMS = {
 # ---- the kernel's facts ---------------------------------------------------------------------
 
 
-@cache
 def facts_here() -> Facts:
     """Return the facts of the running kernel; asked once for each Python process.
+
+    In recorded mode they are those of the kernel that was recorded.
 
     >>> facts = facts_here()
     >>> facts.lowest < facts.highest
@@ -67,6 +70,14 @@ def facts_here() -> Facts:
 
     Raises UnsupportedSystem or SpecimenError where no specimen can be started.
     """
+    if mode.is_recorded():
+        note(store.shipped().origin)
+        return store.shipped().known_facts
+    return _facts_of_this_kernel()
+
+
+@cache
+def _facts_of_this_kernel() -> Facts:
     with _modest_specimen() as specimen:
         return probe_facts(specimen)
 
@@ -483,7 +494,7 @@ class Diagnosis:
         return self.text(brief=True)
 
 
-_BRIEF = ("PR_SET_MM_MAP", "change of exe", "notebook stack")
+_BRIEF = ("PR_SET_MM_MAP", "notebooks", "change of exe", "notebook stack")
 
 
 def doctor() -> Diagnosis:
@@ -491,13 +502,28 @@ def doctor() -> Diagnosis:
 
     The command line's equivalent is `prctlmm-lab doctor`.
     """
+    if mode.is_recorded():
+        return _recorded_diagnosis()
     try:
         facts, around = facts_here(), environment()
     except LabError as error:
         remedy = "The notebooks show recorded results until then."
         return Diagnosis((Check("specimen", False, str(error), remedy, True),), None, None)
-    checks = (*_call_checks(facts, around), *_place_checks(around), *_stack_checks(around))
+    checks = (*_call_checks(facts, around), *_place_checks(around), *_stack_checks(around.versions))
     return Diagnosis(checks, facts, around)
+
+
+def _recorded_diagnosis() -> Diagnosis:
+    """Say why nothing real happens here, and what is shown instead."""
+    origin = store.shipped().origin
+    shown = f"{origin}; what has no record is predicted, and says so"
+    remedy = "Linux on x86-64, with a kernel that lets the call pass: plain Linux, WSL2, Docker."
+    checks = (
+        Check("PR_SET_MM_MAP", False, mode.why(), remedy, essential=True),
+        Check("notebooks", True, shown),
+        *_stack_checks({name: _version(name) for name in STACK}, ps=False),
+    )
+    return Diagnosis(checks, None, None)
 
 
 def _call_checks(facts: Facts, around: Environment) -> tuple[Check, ...]:
@@ -580,16 +606,17 @@ def _limit_text(limit: Limit) -> str:
     return "unlimited" if limit.soft is None else f"{limit.soft:#x} bytes"
 
 
-def _stack_checks(around: Environment) -> tuple[Check, ...]:
-    missing = [name for name, version in around.versions.items() if version is None]
-    shown = ", ".join(f"{name} {version}" for name, version in around.versions.items() if version)
-    python = f"{around.python} ({Path(sys.prefix).name})"
-    ps = shutil.which("ps")
+def _stack_checks(versions: dict[str, str | None], *, ps: bool = True) -> tuple[Check, ...]:
+    missing = [name for name, version in versions.items() if version is None]
+    shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    python = f"{platform.python_version()} ({Path(sys.prefix).name})"
+    found = shutil.which("ps")
+    eyes = Check("ps", found is not None, found or "not installed",
+                 "Notebook 00 looks through its eyes: install procps.")  # fmt: skip
     return (
         Check("Python", sys.version_info >= (3, 11), python, "Use Python 3.11 or newer.",
               True),
-        Check("ps", ps is not None, ps or "not installed",
-              "Notebook 00 looks through its eyes: install procps."),
+        *([eyes] if ps else []),
         Check(
             "notebook stack", not missing, f"missing: {', '.join(missing)}" if missing else shown,
             "Run `make lab`, which installs it.",

@@ -46,9 +46,12 @@ from prctlmm_lab.kernel.procfs import (
 )
 from prctlmm_lab.specimen import spawn
 from prctlmm_lab.specimen.build import BUILDS
-from prctlmm_lab.specimen.spawn import CHANNEL, EXCHANGE, LIFELINE
+from prctlmm_lab.specimen.recording import mode
+from prctlmm_lab.specimen.recording.marks import LIVE
+from prctlmm_lab.specimen.spawn import CHANNEL, EXCHANGE, LIFELINE, check_texts
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
+PAGE = 4096
+"""Bytes of a page on every machine that has a specimen."""
 
 _REQUEST = struct.Struct("<8Q")
 _CARGO = 128
@@ -145,6 +148,15 @@ class Specimen:
     that make no sense.
     """
 
+    origin: str = LIVE
+    """Where its present state comes from."""
+    weakest: str = LIVE
+    """The origin that says least, of all answers since it started."""
+
+    def __new__(cls, *_arguments: object, **_options: object) -> Specimen:
+        """Give one that answers from a recording where a recording stands in for the kernel."""
+        return object.__new__(mode.specimen_class(cls) if cls is Specimen else cls)
+
     def __init__(
         self,
         build: str = "static",
@@ -156,13 +168,7 @@ class Specimen:
         deadline: float = 10.0,
     ) -> None:
         require_supported_system()
-        if build not in BUILDS:
-            raise InputError("specimen", "is not a build", repr(build)[:80], " or ".join(BUILDS))
-        if not 0 < deadline <= threading.TIMEOUT_MAX:
-            raise InputError("deadline", "is no time to wait", repr(deadline)[:80],
-                             "seconds above 0")  # fmt: skip
-        if not 0 <= heap_pages <= 1 << 16:
-            raise InputError("heap_pages", "is no size of a heap", hex(heap_pages), "0 to 0x10000")
+        check_options(build, heap_pages, deadline)
         self.build, self.deadline = build, deadline
         self.machine = platform.machine()
         self.undivided = threading.RLock()
@@ -172,7 +178,7 @@ class Specimen:
         """Where `release_executable` has put memory by mremap()."""
         self._sequence = 0
         self._ended: SpecimenGone | None = None
-        spawn.check_texts(arguments, environment)
+        check_texts(arguments, environment)
         given = spawn.can_be_given(arguments, environment)
         opening = self._opening(heap_pages)
         self._sequence = len(opening)
@@ -635,12 +641,25 @@ class Specimen:
 
         Raises SystemCallError: EBADF. Raises InputError for the three that tie it to us.
         """
-        if descriptor in (CHANNEL, EXCHANGE, LIFELINE):
-            raise InputError("descriptor", "is what ties the specimen to us",
-                             hex(descriptor), "another one")  # fmt: skip
+        check_descriptor(descriptor)
         self.syscall("close", descriptor)
 
     @_undivided
+    def file_kind(self, descriptor: int) -> tuple[int, int]:
+        """Return the mode and the device number of an open file, as fstat(2) tells them.
+
+        Raises SystemCallError: EBADF.
+        """
+        with self.undivided:
+            buffer = self.place(bytes(256))
+            self.syscall("fstat", descriptor, buffer)
+            told = self.read(buffer, 256)
+        if self.machine == "aarch64":
+            mode, device = struct.unpack_from("<16xI12xQ", told)
+        else:
+            mode, device = struct.unpack_from("<24xI12xQ", told)
+        return mode, device
+
     def write_file(self, path: str, data: bytes) -> None:
         """Open a file that exists, write all the bytes in one call, close it."""
         descriptor = self.open(path, os.O_WRONLY)
@@ -772,7 +791,7 @@ class Specimen:
         self, path: str, arguments: Sequence[bytes], environment: Sequence[bytes], what: str
     ) -> Request:
         """Lay out path, argv and envp in the scratch memory; return the call of execve."""
-        spawn.check_texts(arguments, environment)
+        check_texts(arguments, environment)
         strings = [_name("path", path), *arguments, *environment]
         block, addresses = bytearray(), []
         for text in strings:
@@ -809,6 +828,10 @@ class Specimen:
         self.exe_changed |= answer == 0 and new.exe_fd != NO_EXE
         return answer
 
+    def origin_of_call(self, new: PrctlMmMap, size: int, arg5: int, pointer: int | None) -> str:
+        """Return where the answer to a call would come from: here always a real one."""
+        return LIVE
+
     @_undivided
     def set_maps(self, maps: bytes) -> bytes:
         """Make the call for an array of packed maps and return one errno byte for each.
@@ -818,10 +841,7 @@ class Specimen:
 
         Raises InputError if the length is not a multiple of 104.
         """
-        count, rest = divmod(len(maps), MAP_SIZE)
-        if rest or not count:
-            raise InputError("maps", "bytes are no array of maps", hex(len(maps)),
-                             f"a multiple of {MAP_SIZE:#x} above 0")  # fmt: skip
+        count = check_maps(maps)
         part = min(count, _AT_A_TIME)
         half = -(-part * (MAP_SIZE + 1) // PAGE) * PAGE
         length = half if part == count else 2 * half
@@ -943,18 +963,55 @@ def require_supported_system() -> None:
         )
 
 
-def _prot(permissions: str) -> int:
+def check_options(build: str, heap_pages: int, deadline: float) -> None:
+    """Refuse options that no specimen can be started with; raise InputError."""
+    if build not in BUILDS:
+        raise InputError("specimen", "is not a build", repr(build)[:80], " or ".join(BUILDS))
+    if not 0 < deadline <= threading.TIMEOUT_MAX:
+        raise InputError("deadline", "is no time to wait", repr(deadline)[:80],
+                         "seconds above 0")  # fmt: skip
+    if not 0 <= heap_pages <= 1 << 16:
+        raise InputError("heap_pages", "is no size of a heap", hex(heap_pages), "0 to 0x10000")
+
+
+def check_descriptor(descriptor: int) -> None:
+    """Refuse the three descriptors that tie a specimen to us; raise InputError."""
+    if descriptor in (CHANNEL, EXCHANGE, LIFELINE):
+        raise InputError("descriptor", "is what ties the specimen to us", hex(descriptor),
+                         "another one")  # fmt: skip
+
+
+def check_maps(maps: bytes) -> int:
+    """Return how many maps lie in an array; raise InputError if it is none."""
+    count, rest = divmod(len(maps), MAP_SIZE)
+    if rest or not count:
+        raise InputError("maps", "bytes are no array of maps", hex(len(maps)),
+                         f"a multiple of {MAP_SIZE:#x} above 0")  # fmt: skip
+    return count
+
+
+def check_permissions(permissions: str) -> None:
+    """Refuse permissions with other letters than r, w, x and -; raise InputError."""
     if not set(permissions) <= set(PROT):
         raise InputError("permissions", "is not of the form rwx", repr(permissions)[:80],
                          'letters such as "rw-"')  # fmt: skip
+
+
+def check_resource(name: str) -> str:
+    """Return a resource's name without RLIMIT_; raise InputError if there is none."""
+    short = name.removeprefix("RLIMIT_")
+    if short not in RESOURCES:
+        raise InputError("limit", "is not a resource", repr(name)[:80], ", ".join(RESOURCES))
+    return short
+
+
+def _prot(permissions: str) -> int:
+    check_permissions(permissions)
     return sum(PROT[letter] for letter in set(permissions))
 
 
 def _resource(name: str) -> int:
-    short = name.removeprefix("RLIMIT_")
-    if short not in RESOURCES:
-        raise InputError("limit", "is not a resource", repr(name)[:80], ", ".join(RESOURCES))
-    return RESOURCES.index(short)
+    return RESOURCES.index(check_resource(name))
 
 
 def _name(what: str, name: str | bytes) -> bytes:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import stat
 import struct
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -20,9 +20,13 @@ from prctlmm_lab.kernel.abi import MAP_SIZE, NO_EXE, U64, Operation, PrctlMmMap
 from prctlmm_lab.kernel.effects import Memory
 from prctlmm_lab.kernel.facts import CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN, CAP_SYS_RESOURCE
 from prctlmm_lab.kernel.legacy import MemberSituation, replaced
-from prctlmm_lab.kernel.procfs import Snapshot, Unreadable, Vma
+from prctlmm_lab.kernel.procfs import LONGEST_SHOWN, Snapshot, Unreadable, Vma
 from prctlmm_lab.kernel.rules import ExeFile, Situation
 from prctlmm_lab.specimen.process import MAP_PRIVATE, PAGE, PROT, Specimen
+from prctlmm_lab.specimen.recording.recorded import RecordedSpecimen
+
+if sys.platform == "linux":
+    import resource
 
 _O_PATH = 0o10000000
 _F_GETFL, _F_SETLEASE, _F_RDLCK, _F_UNLCK = 3, 1024, 0, 2
@@ -82,6 +86,8 @@ def may_set_members(snapshot: Snapshot) -> bool:
     """Tell whether the process holds CAP_SYS_RESOURCE in the initial user namespace."""
     if not capabilities(snapshot) >> CAP_SYS_RESOURCE & 1:
         return False
+    if snapshot.beside is not None:
+        return not snapshot.beside.own_user_namespace
     try:
         return os.stat(f"/proc/{snapshot.pid}/ns/user").st_ino == _INITIAL_USER_NAMESPACE
     except OSError:
@@ -117,8 +123,8 @@ def memory_of(specimen: Specimen, new: PrctlMmMap, before: Snapshot) -> Memory:
             vector=vector,
             exe_link=link_of(specimen, new.exe_fd),
             unknown=specimen.own_memory,
-            reader_stack_limit=_own_limit(resource.RLIMIT_STACK),
-            most_at_once=_most_at_once(),
+            reader_stack_limit=stack_limit_of_reader(specimen),
+            most_at_once=_most_at_once_of(specimen),
         )
 
 
@@ -126,9 +132,14 @@ _LONGEST_VECTOR = 1 << 16
 
 
 def _shown_ranges(new: PrctlMmMap, before: Snapshot) -> Iterator[tuple[int, int]]:
-    """Yield what reading cmdline and environ will look at: of the new map, and of the old one."""
-    yield new.arg_start, max(new.arg_end, new.arg_start + PAGE)
-    yield new.env_start, new.env_end
+    """Yield what reading cmdline and environ will look at: of the new map, and of the old one.
+
+    What is too long to be shown is left out.
+    """
+    if new.arg_end - new.arg_start <= LONGEST_SHOWN:
+        yield new.arg_start, max(new.arg_end, new.arg_start + PAGE)
+    if new.env_end - new.env_start <= LONGEST_SHOWN:
+        yield new.env_start, new.env_end
     if "arg_end" in before.members:
         yield before.members["arg_end"] - 1, before.members["arg_end"]
 
@@ -149,6 +160,8 @@ def _overlaps(vmas: Iterable[Vma], ranges: Iterable[tuple[int, int]]) -> Iterato
 
 def grows_down(specimen: Specimen) -> frozenset[int]:
     """Return the ends of the VMAs that grow down; the stack's alone where smaps is not told."""
+    if isinstance(specimen, RecordedSpecimen):
+        return specimen.grows_down()
     snapshot = specimen.snapshot(smaps=True)
     if snapshot.smaps and not isinstance(snapshot.smaps, Unreadable):
         flags = ((vma.end, values.get("VmFlags", "").split()) for vma, values in snapshot.smaps)
@@ -161,19 +174,30 @@ def link_of(specimen: Specimen, descriptor: int) -> str:
     """Return what the link of a descriptor reads, "" for one that is not open."""
     if descriptor == NO_EXE:
         return ""
+    if isinstance(specimen, RecordedSpecimen):
+        return specimen.link(descriptor)
     try:
         return os.readlink(f"/proc/{specimen.pid}/fd/{descriptor}")
     except OSError:
         return ""
 
 
-def _own_limit(number: int) -> int:
-    soft = resource.getrlimit(number)[0]
+def _most_at_once_of(specimen: Specimen) -> int:
+    if isinstance(specimen, RecordedSpecimen):
+        return specimen.recording.most_at_once
+    return most_at_once()
+
+
+def stack_limit_of_reader(specimen: Specimen) -> int:
+    """Return the soft RLIMIT_STACK of the process that reads /proc, 2**64 - 1 for none."""
+    if isinstance(specimen, RecordedSpecimen):
+        return specimen.recording.reader_stack_limit
+    soft = resource.getrlimit(resource.RLIMIT_STACK)[0]
     return U64 if soft == resource.RLIM_INFINITY else soft
 
 
 @cache
-def _most_at_once() -> int:
+def most_at_once() -> int:
     """Return what one mapping may have: mm/util.c, __vm_enough_memory()."""
     try:
         if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "1":
@@ -221,6 +245,8 @@ def exe_is_mapped(snapshot: Snapshot) -> bool:
 
     The device is not compared: on btrfs and overlayfs, stat(2) and maps tell different ones.
     """
+    if snapshot.beside is not None:
+        return snapshot.beside.exe_mapped
     try:
         inode = os.stat(f"/proc/{snapshot.pid}/exe").st_ino
     except OSError:
@@ -232,6 +258,8 @@ def exe_is_mapped(snapshot: Snapshot) -> bool:
 
 def exe_file(specimen: Specimen, descriptor: int) -> ExeFile:
     """Look at a descriptor of the specimen as the kernel will for exe_fd."""
+    if isinstance(specimen, RecordedSpecimen):
+        return specimen.exe_file(descriptor)
     with specimen.undivided:
         flags = specimen.attempt("fcntl", descriptor, _F_GETFL, 0)
         if flags < 0 or flags & _O_PATH:

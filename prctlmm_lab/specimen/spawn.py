@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import platform
-import resource
 import select
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import cache
 
 from prctlmm_lab.errors import InputError, SpecimenStartError
 from prctlmm_lab.specimen.build import binary_path
+
+if sys.platform == "linux":  # elsewhere nothing is started, but the module can be imported
+    import fcntl
+    import resource
 
 CHANNEL, EXCHANGE, LIFELINE = 3, 4, 5
 """The specimen's descriptors: the socket of requests, the memory file of contents, and a pipe whose
@@ -36,15 +40,21 @@ F_SETSIG = 10
 MFD_NOEXEC_SEAL, MFD_EXEC = 0x08, 0x10
 """Flags of memfd_create since v6.3 (commit 105ff5339f49); EINVAL before."""
 
-_SIGNALS = tuple(map(int, signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
-"""Every signal that a process can ignore."""
 
-_STANDARD = [
-    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
-    (os.POSIX_SPAWN_DUP2, 0, 1),
-    (os.POSIX_SPAWN_DUP2, 0, 2),
-]
-"""Its standard input, output and error."""
+@cache
+def _signals() -> tuple[int, ...]:
+    """Return every signal that a process can ignore."""
+    return tuple(map(int, signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
+
+
+@cache
+def _standard() -> tuple[tuple[int | str, ...], ...]:
+    """Return how its standard input, output and error are opened."""
+    return (
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
+        (os.POSIX_SPAWN_DUP2, 0, 1),
+        (os.POSIX_SPAWN_DUP2, 0, 2),
+    )
 
 
 def start(
@@ -239,10 +249,10 @@ def _spawn(
                         path,
                         list(arguments),
                         variables,
-                        file_actions=[*_STANDARD, *moves],
+                        file_actions=[*_standard(), *moves],
                         setsid=True,  # so that interrupting a cell does not reach it
                         setsigmask=[],
-                        setsigdef=_SIGNALS,
+                        setsigdef=_signals(),
                     )
             except OSError as error:
                 reasons.append(f"{description}: {_why(error)}")

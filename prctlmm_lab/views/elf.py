@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prctlmm_lab.errors import InputError
 from prctlmm_lab.kernel.procfs import Snapshot
+from prctlmm_lab.specimen.build import binary_path
 
 if TYPE_CHECKING:
     import pandas
@@ -30,14 +32,16 @@ def elf_table(snapshot: Snapshot) -> pandas.DataFrame:
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
-    path = f"/proc/{snapshot.pid}/exe"
+    path: str | Path = f"/proc/{snapshot.pid}/exe"
+    if snapshot.beside is not None:
+        path = _recorded_program(snapshot.beside.program)
     try:
         with open(path, "rb") as file:
             elf = ELFFile(file)
             entry = elf.header["e_entry"]
             headers = [s.header for s in elf.iter_segments() if s.header["p_type"] == "PT_LOAD"]
     except (OSError, ELFError) as error:
-        raise InputError(path, f"is not readable as an ELF file: {error}") from None
+        raise InputError(str(path), f"is not readable as an ELF file: {error}") from None
     entries = {e.name: e.value for e in snapshot.aux_entries}
     moved = entries.get("AT_ENTRY", entry) - entry
     rows = []
@@ -56,6 +60,13 @@ def elf_table(snapshot: Snapshot) -> pandas.DataFrame:
             }
         )
     return pandas.DataFrame(rows)
+
+
+def _recorded_program(build: str) -> Path:
+    """Return where the file lies that a recorded specimen was started from."""
+    if not build:
+        raise InputError("exe", "was not recorded: only the specimen's own program is at hand")
+    return binary_path(build)
 
 
 def _noted(snapshot: Snapshot, start: int, end: int) -> str:

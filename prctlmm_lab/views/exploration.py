@@ -6,7 +6,6 @@ without a browser. The widget in `widgets.py` only shows it.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from prctlmm_lab.experiments.experiment import (
     set_up,
 )
 from prctlmm_lab.experiments.formula import Value
-from prctlmm_lab.experiments.logbook import Logbook
+from prctlmm_lab.experiments.logbook import LogFile, default_logbook
 from prctlmm_lab.experiments.recipe import Recipe, recipe_text, shipped_recipes
 from prctlmm_lab.experiments.record import Record, Request
 from prctlmm_lab.experiments.steps import Bench, Map, Step, Write
@@ -39,14 +38,6 @@ OWN_MEMORY = Experiment(
     setup=(Map("arena"), Write("arena.start", text="a-new-name\0--with\0arguments\0")),
 )
 """What the Explorer starts with: memory to point at."""
-
-
-def default_logbook() -> Path:
-    """Return the learner's own logbook: $PRCTLMM_LAB_LOGBOOK, or one in the user's data folder."""
-    if named := os.environ.get("PRCTLMM_LAB_LOGBOOK"):
-        return Path(named)
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "prctlmm-lab" / "logbook.jsonl"
 
 
 def presets() -> dict[str, Experiment]:
@@ -230,14 +221,13 @@ class Exploration:
         changes = difference(prepared.before, after) if after else ()
         return Result(record, prepared.before, after, changes, logged)
 
-    def _open_logbook(self, request: Request) -> tuple[Logbook | None, str]:
+    def _open_logbook(self, request: Request) -> tuple[LogFile | None, str]:
         if self.logbook is None:
             return None, "not logged: no logbook was chosen"
-        book = Logbook(self.logbook)
+        book = LogFile(self.logbook)
         try:
-            self.logbook.parent.mkdir(parents=True, exist_ok=True)
             book.append(request)
-        except (InputError, OSError) as error:
+        except InputError as error:
             return None, f"not logged: {error}"
         return book, str(self.logbook)
 

@@ -23,6 +23,7 @@ from prctlmm_lab.experiments.recipe import Recipe, recipe_text, shipped_recipes
 from prctlmm_lab.experiments.sweep import sweep
 from prctlmm_lab.experiments.swept import SweepResult
 from prctlmm_lab.kernel.abi import MEMBERS
+from prctlmm_lab.specimen.recording.marks import LIVE, mark_html, mark_text
 from prctlmm_lab.views.verdicts import draw_verdicts
 from prctlmm_lab.views.widgets import alert, mistake, note
 
@@ -225,7 +226,8 @@ class SweepExplorer(widgets.VBox):
     def _show(self, result: SweepResult) -> None:
         self.result = result
         self.message.value = note(result.summary())
-        self.picture.value = sweep_html(result)
+        mark = "" if result.origin == LIVE else mark_html(mark_text(result.origin))
+        self.picture.value = sweep_html(result) + mark
 
     def _on_change(self, name: str) -> Callable[[], None]:
         def check() -> None:

@@ -18,10 +18,13 @@ import ipywidgets as widgets
 
 from prctlmm_lab.errors import InputError, LabError
 from prctlmm_lab.experiments.experiment import VERDICTS, Experiment, Prepared
+from prctlmm_lab.experiments.logbook import default_logbook
+from prctlmm_lab.experiments.record import Record
 from prctlmm_lab.kernel.abi import ADDRESSES, MEMBER, MEMBERS
 from prctlmm_lab.kernel.rules import errno_name
 from prctlmm_lab.specimen.build import BUILDS
-from prctlmm_lab.views.exploration import Exploration, Result, default_logbook, presets
+from prctlmm_lab.specimen.recording.marks import LIVE, PREDICTED, mark_html, mark_text
+from prctlmm_lab.views.exploration import Exploration, Result, presets
 from prctlmm_lab.views.html import difference_html, rules_html
 from prctlmm_lab.views.landmarks import nearest
 from prctlmm_lab.views.layout import layout
@@ -257,7 +260,9 @@ class Explorer(widgets.VBox):
         )
         if result.after is not None:
             picture = layout(result.after, before=result.before)
-            self.picture.value = f"<div>{address_space_svg(picture)}</div>"
+            origin = result.record.origin
+            mark = "" if origin == LIVE else mark_html(mark_text(origin))
+            self.picture.value = f"<div>{address_space_svg(picture)}</div>{mark}"
 
     def _on(self, handler: Callable[[], None]) -> Callable[[Any], None]:
         def handle(_: Any) -> None:
@@ -320,13 +325,24 @@ def _draft_html(prepared: Prepared) -> str:
         name = errno_name(prepared.explanation.errno)
         verdict = f"✗ {name}, because not {escape(deciding.rule.title)}"
     said = f'<div aria-live="polite">The rules say: <b>{verdict}</b></div>'
-    return f"{said}{address_space_svg(picture)}"
+    origin = prepared.bench.specimen.weakest
+    mark = "" if origin == LIVE else mark_html(mark_text(origin))
+    return f"{said}{address_space_svg(picture)}{mark}"
+
+
+def _who_answered(record: Record) -> str:
+    """Say whose answer it is: that of the kernel here, of a recorded one, or of the rules."""
+    if record.origin == PREDICTED:
+        return "No kernel answered: predicted"
+    if record.origin != LIVE:
+        answered, _, date = record.origin.removeprefix("recorded on ").partition(", ")
+        return f"{escape(answered)} answered (recorded, {escape(date)})"
+    return f"Linux {escape(record.facts.release)} answered"
 
 
 def result_html(result: Result) -> str:
     """Return prediction, rules and kernel side by side, and what /proc shows differently."""
     record = result.record
-    release = escape(record.facts.release)
     learner = escape(record.learner) or "(nothing)"
     rule = f" ({escape(record.prediction.rule)})" if record.prediction.rule else ""
     kernel = escape(record.outcome.verdict or record.outcome.ended)
@@ -334,7 +350,7 @@ def result_html(result: Result) -> str:
     cells = (
         ("You predicted", learner, agreement.learner),
         ("The rules say", escape(record.prediction.verdict) + rule, agreement.with_lab),
-        (f"Linux {release} answered", f"<b>{kernel}</b>", None),
+        (_who_answered(record), f"<b>{kernel}</b>", None),
     )
     table = "".join(
         f'<td style="padding:2px 24px 2px 0">{head}<br>{text}'
@@ -342,7 +358,7 @@ def result_html(result: Result) -> str:
         for head, text, right in cells
     )
     alive = ""
-    if result.after is not None:
+    if result.after is not None and record.origin == LIVE:
         pid = result.after.pid
         alive = f"<small>It is still alive: ps -o pid,comm,args -p {pid}</small>"
     return f"<table><tr>{table}</tr></table>{difference_html(result.changes)}{alive}"

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from tests.command_line.command import (
 )
 from tests.conftest import children
 from tests.experiments.bad_recipes import BAD, RUIN, matches
-from tests.needs import needs_ordinary_user, needs_user_namespaces, skip_unless
+from tests.needs import needs_ordinary_user, needs_user_namespaces
 from tests.ordinary_user import as_ordinary_user
 
 # ---- help and mistakes -------------------------------------------------------------------------
@@ -230,35 +230,34 @@ def test_a_terminal_that_is_not_utf8_gets_escapes(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_it_at_once_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    path = recipe(tmp_path, f'id = "waits"\nsetup = [{{ open = "f", path = "{fifo}" }}]')
-    log = tmp_path / "log.jsonl"
-    with running("run", path, "--log", log, stdout=subprocess.PIPE) as process:
-        specimen = _blocked_in_open(process.pid)
+    many = "\n[[experiment]]\n".join(f'id = "{number}"' for number in range(1000))
+    path = recipe(tmp_path, many)
+    with running("run", path, stdout=subprocess.DEVNULL) as process:
+        specimen = _stopped_specimen(process.pid)
         os.kill(process.pid, signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    assert (process.returncode, output, errors) == (130, "", "prctlmm-lab: interrupted\n")
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "prctlmm-lab: interrupted\n")
     assert not Path(f"/proc/{specimen}").exists()
-    assert sorted(os.listdir(tmp_path)) == ["fifo", "recipe.toml"]
+    assert os.listdir(tmp_path) == ["recipe.toml"]
 
 
-def _blocked_in_open(parent: int) -> int:
-    """Wait until a child of the process waits in openat for somebody to write to the FIFO."""
-    skip_unless(os.path.exists("/proc/self/syscall"), "no /proc/PID/syscall", impossible=True)
-    deadline, seen = time.monotonic() + 30, 0
+def _stopped_specimen(parent: int) -> int:
+    """Stop the children of the process, so that one is waited for, and return its number.
+
+    One that was about to be ended goes away; then the next is stopped.
+    """
+    deadline, stopped = time.monotonic() + 30, set[int]()
     while time.monotonic() < deadline:
         for name in children(parent):
             pid = int(name.split()[-2])
-            try:
-                blocked = Path(f"/proc/{pid}/syscall").read_text().startswith("257 ")
-            except OSError:
-                continue
-            if blocked and pid == seen:
+            if pid in stopped and name.endswith(" T"):
                 return pid
-            seen = pid if blocked else 0
+            if "specimen" in name:  # not before execve, when its parent shares its memory
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+                stopped.add(pid)
         time.sleep(0.01)
-    raise AssertionError("the specimen was never seen to wait")
+    raise AssertionError("no specimen was seen to wait")
 
 
 # ---- an ordinary user --------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from prctlmm_lab.cli import main
 from prctlmm_lab.errors import SystemCallError
 from prctlmm_lab.experiments.experiment import run
 from prctlmm_lab.experiments.recipe import read_recipe
-from prctlmm_lab.experiments.record import parse_line, plain, to_json
+from prctlmm_lab.experiments.record import RECORD_SCHEMA, plain, to_json
+from prctlmm_lab.experiments.schema import check_line
 from prctlmm_lab.specimen.process import Specimen
 from tests.command_line.command import FILES, RECIPES, assert_readable, prctlmm_lab, recipe
 from tests.needs import skip_unless
@@ -202,10 +203,10 @@ def test_a_specimen_that_ends_after_the_call_is_told(
 def test_json_is_one_record_a_line_and_nothing_else() -> None:
     told = prctlmm_lab("run", "--json", RECIPES / "refusals.toml")
     assert (told.returncode, told.stderr) == (0, "")
-    records = [parse_line(line, "") for line in told.stdout.splitlines()]
+    lines = told.stdout.encode().splitlines()
+    records = [check_line(line, RECORD_SCHEMA, "") for line in lines]
     experiments = read_recipe(RECIPES / "refusals.toml").experiments
-    assert [r["experiment"]["id"] for r in records] == [e.id for e in experiments]
-    assert {r["schema"] for r in records} == {"prctlmm-lab/record/1"}
+    assert [r.experiment["id"] for r in records] == [e.id for e in experiments]
     assert told.stdout.isascii()
 
 
@@ -227,7 +228,8 @@ def test_the_command_and_the_api_give_the_same_record(tmp_path: Path) -> None:
         # AT_RANDOM's bytes lie at the same address, the vDSO may not.
         for part in ("before", "after"):
             for view in (theirs[part], own[part]):
-                del view["auxv"], view["maps"]
+                for place in ("auxv", "maps"):
+                    view.pop(place, None)
         assert theirs == own
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import pwd
@@ -23,19 +24,31 @@ from prctlmm_lab.errors import InputError
 from prctlmm_lab.experiments.experiment import Experiment, Subject, run
 from prctlmm_lab.experiments.recipe import experiment_from, shipped_recipes
 from prctlmm_lab.experiments.record import (
+    RECORD_SCHEMA,
+    REQUEST_SCHEMA,
     Record,
     Request,
+    View,
     bytes_text,
-    is_torn,
-    parse_line,
+    from_in_text_form,
+    from_text_form,
     plain,
+    recorded_bytes,
     text_bytes,
+    text_form,
     to_json,
     view,
 )
+from prctlmm_lab.experiments.schema import check_line
 from prctlmm_lab.experiments.steps import Brk, Map, Write
 from prctlmm_lab.kernel.procfs import Snapshot, Unreadable
 from tests.ordinary_user import ROOT
+
+PARTS: dict[str, Any] = {
+    name: Unreadable(name, errno.EACCES)
+    for name in ("stat", "statm", "status", "maps", "auxv", "cmdline", "environ", "exe", "limits")
+}
+"""Of a process that nothing can be read of."""
 
 EXPERIMENT = Experiment(
     "naïve",
@@ -51,11 +64,13 @@ EXPERIMENT = Experiment(
 def test_a_record_is_one_line_of_ascii_that_reads_back_the_same() -> None:
     requests: list[Request] = []
     record = run(EXPERIMENT, on_request=requests.append)
-    for line in (record, requests[0]):
+    for line, schema in ((record, RECORD_SCHEMA), (requests[0], REQUEST_SCHEMA)):
         text = to_json(line)
         assert text.isascii()
         assert text.isprintable(), "no control character, and no line break"
-        assert parse_line(text, "") == plain(line)
+        assert "\\ud" not in text, "no half of a character, which most readers refuse"
+        assert check_line(text.encode(), schema, "") == line
+        assert json.loads(text) == plain(line)
         assert list(json.loads(text)) == [field.name for field in fields(line)]
     assert set(json.loads(to_json(record))) - set(json.loads(to_json(requests[0]))) == {
         "outcome", "after", "difference", "answers", "later", "agreement"
@@ -65,28 +80,51 @@ def test_a_record_is_one_line_of_ascii_that_reads_back_the_same() -> None:
 
 def test_a_line_holds_the_experiment_so_that_it_can_be_run_again() -> None:
     record = run(EXPERIMENT)
-    again = experiment_from(parse_line(to_json(record), "")["experiment"])
+    again = experiment_from(from_in_text_form(json.loads(to_json(record))["experiment"]))
     assert again == EXPERIMENT
     second = run(again)
     assert (second.outcome, second.prediction.verdict) == (record.outcome, "accepted")
-    assert second.after
-    assert record.after
-    assert second.after.environ == record.after.environ
+    assert second.view_after
+    assert record.view_after
+    assert second.view_after.environ == record.view_after.environ
 
 
 def test_bytes_that_are_not_utf8_survive() -> None:
     with EXPERIMENT.specimen.start() as specimen:
-        record = parse_line(to_json(run(EXPERIMENT, specimen=specimen)), "")
+        record = json.loads(to_json(run(EXPERIMENT, specimen=specimen)))
+        told = record["before"] | record["after"]
         for name in ("cmdline", "environ"):
             shown = Path(f"/proc/{specimen.pid}/{name}").read_bytes()
-            assert text_bytes(record["after"][name], "") == shown
+            assert recorded_bytes(told[name]) == shown
     assert shown == b"\xc3\x28\0\xe5\x86\x99\xed\xa0\x80"
 
 
 @given(st.binary())
 def test_text_stands_for_its_bytes(data: bytes) -> None:
     text = bytes_text(data)
-    assert text_bytes(json.loads(json.dumps(text)), "") == data
+    assert recorded_bytes(text.encode("utf-8").decode()) == data
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_every_text_comes_back(text: str) -> None:
+    form = text_form(text)
+    assert from_text_form(form) == text
+    assert form.encode("utf-8").decode() == form, "no lone surrogate"
+
+
+def test_what_is_too_long_is_told_by_its_checksum() -> None:
+    data = bytes(range(256)) * 257
+    told = view(Snapshot(1, **PARTS | {"cmdline": data}), {}).cmdline
+    checksum = hashlib.sha256(data).hexdigest()
+    assert told == f"not kept (0x10100 bytes, SHA-256 {checksum})"
+
+
+def test_a_part_that_is_as_before_is_left_out_and_comes_back() -> None:
+    before = View(cmdline="a", environ="b", brk="0x1", regions={})
+    after = View(cmdline="a", environ="c", brk="0x1", regions={})
+    told = after.since(before)
+    assert plain(told) == {"environ": "c"}
+    assert told.on(before) == after
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfff"])
@@ -133,54 +171,13 @@ def test_a_record_tells_no_host_user_folder_or_environment(tmp_path: Path) -> No
         assert "PATH=" not in place
 
 
-# ---- reading lines -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
-        ("", "log: line 3: '' is not a JSON object"),
-        ("{", "log: line 3: '{' is not a JSON object"),
-        ("not json \x1b", r"log: line 3: 'not json \x1b' is not a JSON object"),
-        ("[" * 100_000, f"log: line 3: '{'[' * 60}' is not a JSON object"),
-        (
-            "[]",
-            "log: line 3: None is not the schema of a record; expected prctlmm-lab/record/1",
-        ),
-        (
-            '{"schema": "prctlmm-lab/record/2"}',
-            "log: line 3: 'prctlmm-lab/record/2' is not the schema of a record; "
-            "expected prctlmm-lab/record/1",
-        ),
-        (
-            '{"schema": ["\\u001b"]}',
-            r"log: line 3: ['\x1b'] is not the schema of a record; expected prctlmm-lab/record/1",
-        ),
-    ],
-)
-def test_a_line_that_is_no_record_is_refused(line: str, sentence: str) -> None:
-    with pytest.raises(InputError) as refused:
-        parse_line(line, "log: line 3")
-    assert str(refused.value) == sentence
-
-
-def test_a_line_is_torn_wherever_it_was_cut() -> None:
-    line = to_json(run(Experiment("x")))
-    assert all(is_torn(line[:end]) for end in range(1, len(line)))
-    assert not is_torn(line)
-    assert not is_torn(line + "\n")
-    assert not is_torn("")
-    assert not is_torn("another file's text")
-    assert not is_torn('{"schema": "prctlmm-lab/record/1"')
+# ---- parts -------------------------------------------------------------------------------------
 
 
 def test_a_part_that_cannot_be_read_says_so() -> None:
-    parts = [field.name for field in fields(Snapshot) if field.name not in ("pid", "smaps", "brk")]
-    unreadable: dict[str, Any] = {name: Unreadable(name, errno.EACCES) for name in parts}
-    closed = Snapshot(1, **unreadable)
-    seen = plain(view(closed, {}))
-    assert seen.pop("brk") is None
+    seen = plain(view(Snapshot(1, **PARTS), {}))
     assert seen.pop("regions") == {}
+    assert "brk" not in seen
     assert set(seen.values()) == {"not readable (EACCES)"}
 
 

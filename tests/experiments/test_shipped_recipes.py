@@ -61,7 +61,7 @@ def test_the_kernel_does_as_the_recipe_says(name: str, build: str) -> None:
         assert record.prediction.rule == experiment.rule == experiment.id
         assert record.outcome.errno
         assert record.difference == ()
-    elif not experiment.rule:
+    elif not experiment.rule and not name.startswith("kernels/"):
         assert record.outcome.verdict == "accepted"
     assert not any(answer.refusal for answer in record.answers)
 
@@ -135,7 +135,7 @@ def test_what_was_asked_for_is_there(name: str, identities: list[str]) -> None:
 def test_identity_changes_nothing() -> None:
     record = done("identity", "identity")
     assert record.difference == ()
-    assert record.after == record.before
+    assert record.view_after == record.before
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_identity_changes_nothing() -> None:
 )  # fmt: skip
 def test_the_command_line_is_what_its_bounds_hold(identity: str, cmdline: str) -> None:
     record = done("command-line", identity)
-    assert record.after
-    assert record.after.cmdline == cmdline
+    assert record.view_after
+    assert record.view_after.cmdline == cmdline
 
 
 def test_the_data_page_would_hold_text_were_it_anonymous() -> None:
@@ -175,20 +175,20 @@ def test_ps_shows_a_process_without_a_command_line_in_brackets() -> None:
 
 def test_the_environment_moves() -> None:
     record = done("environment", "environment-moved")
-    assert record.after
-    assert record.after.environ == "HOME=/somewhere/else\0USER=nobody\0"
+    assert record.view_after
+    assert record.view_after.environ == "HOME=/somewhere/else\0USER=nobody\0"
     assert record.before.environ == "LAB=prctlmm_lab\0"
 
 
 def test_a_title_runs_on_into_the_environment() -> None:
     record = done("environment", "title-runs-on")
-    assert record.after
-    assert record.after.cmdline == "a title longer than its room\0"
+    assert record.view_after
+    assert record.view_after.cmdline == "a title longer than its room\0"
     assert int(record.map["arg_end"], 16) - int(record.map["arg_start"], 16) == len("a title")
 
 
 def regions(record: Record, name: str = "arena") -> tuple[int, int]:
-    start, end = record.before.regions[name]
+    start, end = (record.before.regions or {})[name]
     return int(start, 16), int(end, 16)
 
 
@@ -241,20 +241,22 @@ def test_the_label_of_the_stack_moves() -> None:
 
 def test_the_label_of_the_stack_can_be_nowhere() -> None:
     record = done("stack", "stack-label-nowhere")
-    assert record.after
-    assert any(line.endswith("[stack]") for line in record.before.maps)
-    assert not any(line.endswith("[stack]") for line in record.after.maps)
+    assert record.view_after
+    assert any(line.endswith("[stack]") for line in record.before.maps or ())
+    assert not any(line.endswith("[stack]") for line in record.view_after.maps or ())
 
 
 def test_statm_believes_a_gibibyte_of_code_and_status_does_not() -> None:
     record = done("code-and-data", "code-of-a-gibibyte")
-    assert record.after
-    assert isinstance(record.after.statm, dict)
-    assert record.after.statm["text"] == (1 << 30) // PAGE
-    assert isinstance(record.after.status, dict)
-    executable = [line.split()[0] for line in record.after.maps if line.split()[1][2] == "x"]
+    assert record.view_after
+    assert isinstance(record.view_after.statm, dict)
+    assert record.view_after.statm["text"] == (1 << 30) // PAGE
+    assert isinstance(record.view_after.status, dict)
+    executable = [
+        line.split()[0] for line in record.view_after.maps or () if line.split()[1][2] == "x"
+    ]
     mapped = sum(int(end, 16) - int(start, 16) for start, end in (r.split("-") for r in executable))
-    held = sum(int(record.after.status[name].split()[0]) for name in ("VmExe", "VmLib"))
+    held = sum(int(record.view_after.status[name].split()[0]) for name in ("VmExe", "VmLib"))
     assert held * 1024 <= mapped
 
 
@@ -280,15 +282,15 @@ def test_the_auxiliary_vector_is_shown_as_it_was_written(
     identity: str, vector: list[tuple[str, str]]
 ) -> None:
     record = done("auxv", identity)
-    assert record.after
-    assert list(record.after.auxv) == vector
+    assert record.view_after
+    assert list(record.view_after.auxv or ()) == ["=".join(entry) for entry in vector]
 
 
 def test_the_exe_link_names_another_file() -> None:
     record = done("exe", "exe-changed")
-    assert record.after
-    assert record.after.exe == "/memfd:ghost (deleted)"
-    assert record.before.exe != record.after.exe
+    assert record.view_after
+    assert record.view_after.exe == "/memfd:ghost (deleted)"
+    assert record.before.exe != record.view_after.exe
     busy = done("exe", "exe-refused-while-mapped")
-    assert busy.after
-    assert (busy.outcome.verdict, busy.after.exe) == ("EBUSY", busy.before.exe)
+    assert busy.view_after
+    assert (busy.outcome.verdict, busy.view_after.exe) == ("EBUSY", busy.before.exe)

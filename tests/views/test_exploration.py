@@ -11,10 +11,11 @@ import pytest
 
 from prctlmm_lab.errors import InputError, SystemCallError
 from prctlmm_lab.experiments.experiment import Subject, run
+from prctlmm_lab.experiments.logbook import default_logbook
 from prctlmm_lab.experiments.recipe import parse_recipe
 from prctlmm_lab.kernel.abi import MEMBERS
 from prctlmm_lab.specimen.process import Specimen
-from prctlmm_lab.views.exploration import OWN_MEMORY, Exploration, default_logbook, presets
+from prctlmm_lab.views.exploration import OWN_MEMORY, Exploration, presets
 from prctlmm_lab.views.landmarks import nearest
 
 
