@@ -14,11 +14,23 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from prctlmm_lab.commands import conformance, doctor, explain, fuzz, lab, run, sweep
+from prctlmm_lab.commands import (
+    compare,
+    conformance,
+    doctor,
+    explain,
+    fuzz,
+    lab,
+    replay,
+    run,
+    schema,
+    sweep,
+)
 from prctlmm_lab.commands.output import BAD_INPUT, FINE, INTERRUPTED, complain
+from prctlmm_lab.commands.prerequisites import forbid_recordings
 from prctlmm_lab.errors import LabError
 
-COMMANDS = (doctor, explain, run, conformance, sweep, fuzz, lab)
+COMMANDS = (doctor, explain, run, replay, compare, conformance, sweep, fuzz, schema, lab)
 """In the order in which --help names them."""
 
 
@@ -33,6 +45,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     status, problem = FINE, None
+    forbid_recordings()
     try:
         status = _status(arguments)
     except OSError as error:
