@@ -29,21 +29,23 @@ if TYPE_CHECKING:
     from prctlmm_lab.experiments.differential import fuzz as fuzz
     from prctlmm_lab.experiments.experiment import Experiment as Experiment
     from prctlmm_lab.experiments.experiment import run as run
-    from prctlmm_lab.experiments.logbook import Logbook as Logbook
     from prctlmm_lab.experiments.recipe import read_recipe as read_recipe
+    from prctlmm_lab.experiments.replay import replay as replay
+    from prctlmm_lab.experiments.side_by_side import compare as compare
     from prctlmm_lab.experiments.sweep import sweep as sweep
     from prctlmm_lab.kernel.abi import MEMBERS as MEMBERS
     from prctlmm_lab.kernel.abi import PrctlMmMap as PrctlMmMap
     from prctlmm_lab.kernel.difference import difference as difference
     from prctlmm_lab.kernel.model import specification as specification
-    from prctlmm_lab.kernel.procfs import read_snapshot as read_snapshot
     from prctlmm_lab.kernel.releases import facts_on as facts_on
     from prctlmm_lab.kernel.rules import RULES as RULES
     from prctlmm_lab.kernel.rules import explain as explain
     from prctlmm_lab.specimen.probe import doctor as doctor
     from prctlmm_lab.specimen.probe import facts_here as facts_here
     from prctlmm_lab.specimen.process import Specimen as Specimen
+    from prctlmm_lab.specimen.recording.recorded import read_snapshot as read_snapshot
     from prctlmm_lab.specimen.situation import situation_of as situation_of
+    from prctlmm_lab.views.logbooks import Logbook as Logbook
 
 __version__ = "0.1.0"
 
@@ -52,17 +54,19 @@ _HOMES = {
     "experiments.axes": "Axis Sweep",
     "experiments.differential": "fuzz",
     "experiments.experiment": "Experiment run",
-    "experiments.logbook": "Logbook",
+    "views.logbooks": "Logbook",
     "experiments.recipe": "read_recipe",
+    "experiments.replay": "replay",
+    "experiments.side_by_side": "compare",
     "experiments.sweep": "sweep",
     "kernel.abi": "MEMBERS PrctlMmMap",
     "kernel.difference": "difference",
     "kernel.model": "specification",
-    "kernel.procfs": "read_snapshot",
     "kernel.releases": "facts_on",
     "kernel.rules": "RULES explain",
     "specimen.probe": "doctor facts_here",
     "specimen.process": "Specimen",
+    "specimen.recording.recorded": "read_snapshot",
     "specimen.situation": "situation_of",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
