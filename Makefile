@@ -4,7 +4,7 @@
 top := $(shell dirname '$(subst ','\'',$(strip $(MAKEFILE_LIST)))')
 in_top := $(if $(filter-out .,$(top)),cd '$(subst ','\'',$(top))' &&)
 
-.PHONY: help lab test check bench specimen clean prepare
+.PHONY: help lab test check bench specimen recordings clean prepare
 
 help:
 	@echo 'make lab       say what works on this kernel, and open the notebooks in JupyterLab'
@@ -12,6 +12,7 @@ help:
 	@echo 'make check     check style and types only'
 	@echo 'make bench     measure'
 	@echo 'make specimen  build the specimen from its assembly source (needs binutils)'
+	@echo 'make recordings  record what the notebooks show where the call cannot be made'
 	@echo 'make clean     remove the environment and what was built'
 
 prepare:
@@ -34,6 +35,9 @@ bench: prepare
 
 specimen: prepare
 	$(in_top) .venv/bin/python -m prctlmm_lab.specimen.build
+
+recordings: prepare
+	$(in_top) .venv/bin/python -m tests.record
 
 clean:
 	$(in_top) rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
