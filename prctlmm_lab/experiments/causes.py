@@ -84,10 +84,13 @@ def _effect(difference: Difference) -> str:
 Look = Callable[[Side, Side, _Subjects], Iterator[Cause]]
 
 
-def _how_it_came_about(first: Side, second: Side, _: _Subjects) -> Iterator[Cause]:
+def _interruption(first: Side, second: Side, _: _Subjects) -> Iterator[Cause]:
+    if "interrupted" in (first.findings.end, second.findings.end):
+        yield Cause("one of the runs was interrupted before the kernel's answer was known")
+
+
+def _no_call(first: Side, second: Side, _: _Subjects) -> Iterator[Cause]:
     for side in (first, second):
-        if side.findings.end == "interrupted":
-            yield Cause("one of the runs was interrupted before the kernel's answer was known")
         if side.origin != LIVE:
             yield Cause(f"one of them is no call of its time: {side.origin}")
 
@@ -192,8 +195,8 @@ def _another_lab(first: Side, second: Side, subjects: _Subjects) -> Iterator[Cau
 
 
 _LOOKS: tuple[Look, ...] = (
-    _how_it_came_about, _missing_option, _bounds, _overlayfs, _kernel_variant, _capability,
-    _release, _machine, _another_lab,
+    _interruption, _missing_option, _bounds, _overlayfs, _kernel_variant, _capability, _release,
+    _machine, _no_call, _another_lab,
 )  # fmt: skip
 
 

@@ -154,7 +154,7 @@ def _cause_lines(row: Row, letters: dict[str, str]) -> list[str]:
 
 def _caption(result: Comparison, drawn: int) -> str:
     differing = len(result.differing)
-    text = f"{len(result.rows)} recipes, {differing} differ"
+    text = f"As these logs recorded it. {len(result.rows)} recipes, {differing} differ"
     return (
         text + (f"; {drawn} are drawn" if drawn not in (differing, len(result.rows)) else "") + "."
     )

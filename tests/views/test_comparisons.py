@@ -79,6 +79,5 @@ def test_what_a_stranger_calls_things_cannot_break_the_picture(result: Compariso
 
 def test_only_so_many_are_drawn_and_it_is_said(result: Comparison) -> None:
     many = replace(result, rows=tuple(result.differing[0] for _ in range(MOST_DRAWN + 5)))
-    assert f"{MOST_DRAWN + 5} recipes, {MOST_DRAWN + 5} differ; {MOST_DRAWN} are drawn." in texts(
-        many
-    )
+    told = f"{MOST_DRAWN + 5} recipes, {MOST_DRAWN + 5} differ; {MOST_DRAWN} are drawn."
+    assert any(text.endswith(told) for text in texts(many))

@@ -344,6 +344,8 @@ _STATUS = {
     **dict.fromkeys(("VmHWM", "VmRSS", "VmPeak", "VmPTE"), "\t       4 kB"),
     **dict.fromkeys(("RssAnon", "RssFile", "RssShmem"), "\t       4 kB"),
     **dict.fromkeys(("voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"), "\t1"),
+    # A shell's job in the background ignores signals, and hands that on.
+    **dict.fromkeys(("SigIgn", "SigCgt"), f"\t{0:016x}"),
     "PPid": "\t1",
     "State": "\tS (sleeping)",
     "SigQ": "\t0/0",
