@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -153,7 +154,7 @@ class LogFile:
             if len(line) > LONGEST_LINE:
                 raise InputError(self._place(number), "is too long a line", "",
                                  f"at most {LONGEST_LINE:#x} bytes")  # fmt: skip
-            if line.strip():
+            if not line.isspace():
                 yield number, start, line
             start += len(line)
 
@@ -207,7 +208,7 @@ class LogFile:
     def _place(self, number: int) -> str:
         return f"{self.name}: line {number}"
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The path, as it can be printed."""
         return printable(str(self.path))
