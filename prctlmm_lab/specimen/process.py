@@ -953,6 +953,25 @@ class Specimen:
             except InputError:
                 raise self._gone(step) from None
 
+    def observed(self, name: str, look: Callable[[int], str]) -> str:
+        """Look at it from outside, by a function of its process number, and return what it tells.
+
+        Where a recording stands in for the kernel, nobody looks: the answer is what the look of
+        this name told when it was recorded.
+
+        >>> from pathlib import Path
+        >>> with Specimen() as specimen:
+        ...     name = specimen.observed("comm", lambda pid: Path(f"/proc/{pid}/comm").read_text())
+        >>> name.endswith(chr(10))
+        True
+
+        Raises SpecimenGone if it has ended before, and what `look` raises.
+        """
+        with self.undivided:
+            if not self.alive:
+                raise self._gone(f"observed({name!r})")
+            return look(self.pid)
+
 
 def require_supported_system() -> None:
     """Raise UnsupportedSystem where no specimen exists for this system and machine."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from prctlmm_lab.kernel.facts import Facts
 from prctlmm_lab.kernel.procfs import KERNEL_PAGES, Snapshot, Unreadable, Vma
-from prctlmm_lab.views.words import printable
+from prctlmm_lab.words import printable
 
 TOP = 1 << 64
 """The exclusive end of all addresses."""

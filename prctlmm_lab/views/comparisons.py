@@ -14,7 +14,7 @@ from prctlmm_lab.kernel.rules import RULE
 from prctlmm_lab.views.legend import FAINT, INK, MOVED, PAPER, SOFT, look_of
 from prctlmm_lab.views.pictures import WIDTH, picture_class, with_glyphs
 from prctlmm_lab.views.verdicts import NAME, SMALL, TITLE, hatched
-from prctlmm_lab.views.words import printable, shortened
+from prctlmm_lab.words import printable, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,7 +19,7 @@ from prctlmm_lab.experiments.formula import printable
 from prctlmm_lab.experiments.record import Record
 from prctlmm_lab.specimen.recording.marks import PREDICTED
 from prctlmm_lab.views.legend import BROKEN, DISAGREES, HOLDS, REFUSES, SHADE, SOFT, Sign
-from prctlmm_lab.views.words import shortened
+from prctlmm_lab.words import shortened
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from itertools import groupby
 from prctlmm_lab.kernel.difference import Change, shown
 from prctlmm_lab.kernel.rules import Explanation, Finding, errno_name
 from prctlmm_lab.views.legend import BROKEN, FAINT, HOLDS, INK, PAPER, REFUSES, SOFT, Sign
-from prctlmm_lab.views.words import printable, shortened
+from prctlmm_lab.words import printable, shortened
 
 _TABLE = (
     f"border-collapse:collapse;table-layout:fixed;width:100%;background:{PAPER};color:{INK};"

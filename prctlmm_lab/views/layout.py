@@ -21,7 +21,7 @@ from prctlmm_lab.kernel.abi import ADDRESSES, MEMBER, check_member, unknown_memb
 from prctlmm_lab.kernel.facts import Facts
 from prctlmm_lab.kernel.procfs import Snapshot, Stat, Unreadable, Vma
 from prctlmm_lab.views.areas import EMPTY, TOP, Kind, Piece, all_pieces
-from prctlmm_lab.views.words import printable, shortened, size_text
+from prctlmm_lab.words import printable, shortened, size_text
 
 RANGES: tuple[tuple[str, str, str], ...] = (
     ("code", "start_code", "end_code"),

@@ -35,7 +35,7 @@ from prctlmm_lab.views.legend import (
 )
 from prctlmm_lab.views.pictures import WIDTH, picture_class, with_glyphs
 from prctlmm_lab.views.verdicts import NAME, SMALL, TITLE, hatched
-from prctlmm_lab.views.words import shortened
+from prctlmm_lab.words import shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

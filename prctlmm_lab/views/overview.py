@@ -41,7 +41,7 @@ from prctlmm_lab.views.legend import (
     SOFT,
     Sign,
 )
-from prctlmm_lab.views.words import cells, shortened
+from prctlmm_lab.words import cells, shortened
 
 SHOWN = 20
 """Rows of a logbook that shows itself."""

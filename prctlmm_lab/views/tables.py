@@ -16,7 +16,7 @@ from prctlmm_lab.kernel.difference import Change, shown
 from prctlmm_lab.kernel.procfs import Snapshot, Unreadable, Vma
 from prctlmm_lab.kernel.releases import CHANGES
 from prctlmm_lab.kernel.rules import RULE, Explanation, Finding, errno_name
-from prctlmm_lab.views.words import printable, size_text
+from prctlmm_lab.words import printable, size_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -229,10 +229,11 @@ def _family(name: str) -> str:
 def whole(table: DataFrame) -> Styler:
     """Show a table in a notebook with all its text, aligned left, and numbers by thousands.
 
-    pandas itself aligns right and cuts a cell after 50 characters.
+    pandas itself aligns right, cuts a cell after 50 characters, and takes text for HTML.
     """
     left = [{"selector": "th, td", "props": "text-align: left; vertical-align: top"}]
-    return table.style.format(thousands=",").set_table_styles(left)  # type: ignore[arg-type]
+    shown = table.style.format(thousands=",", escape="html").format_index(escape="html")
+    return shown.set_table_styles(left)  # type: ignore[arg-type]
 
 
 def _frame(index: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> DataFrame:

@@ -39,7 +39,7 @@ from prctlmm_lab.views.places import (
     roomiest,
     step_of,
 )
-from prctlmm_lab.views.words import size_text
+from prctlmm_lab.words import size_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ from prctlmm_lab.kernel.procfs import Snapshot, Unreadable, read_snapshot
 from prctlmm_lab.specimen.process import Specimen
 from prctlmm_lab.views.areas import MOST_TILES, Kind
 from prctlmm_lab.views.layout import APART, Area, Layout, describe, layout, spread
-from prctlmm_lab.views.words import cells, shortened, size_text
+from prctlmm_lab.words import cells, shortened, size_text
 from tests.views.address_spaces import FACTS, TOP, addresses, snapshot, snapshots, vma, vmas
 
 CLOSE = 1e-6

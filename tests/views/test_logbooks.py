@@ -26,7 +26,7 @@ from prctlmm_lab.views import exports, overview
 from prctlmm_lab.views.entries import LONGEST_TEXT
 from prctlmm_lab.views.exports import COLUMNS, LeftOutWarning
 from prctlmm_lab.views.overview import SHOWN, TEXT_WIDTH
-from prctlmm_lab.views.words import cells
+from prctlmm_lab.words import cells
 from tests.views.logs import HOSTILE_TEXTS, START, at, disagreeing, hostile, many, real, write
 
 BREAKS_A_LINE = '{"a": 1}\n'

@@ -417,6 +417,16 @@ class RecordedSpecimen(Specimen):
             snapshot = replace(snapshot, smaps=missing)
         return snapshot
 
+    def observed(self, name: str, look: Callable[[int], str]) -> str:
+        """Return what the look of this name told when it was recorded."""
+        if self._ended is not None:
+            self._require(f"observed({name!r})")
+        edge = self.recording.edges.get((self._node, store.key("observed", {"name": name})))
+        if self._node is None or edge is None:
+            raise NotRecorded(f"What {name} tells was not recorded at this place")
+        note(self.recording.origin)
+        return str(edge.answer)
+
     # ---- what the rules ask -------------------------------------------------------------------
 
     def grows_down(self) -> frozenset[int]:

@@ -98,7 +98,7 @@ def _plain(arguments: Mapping[str, Any]) -> Any:
 TAPE = Tape()
 
 
-_READS = "attempt syscall place limit file_kind read can_read current_map snapshot".split()
+_READS = "syscall place limit file_kind read can_read current_map snapshot".split()
 """What is not noted: a recorded state answers it. Among it is what the rules ask."""
 
 
@@ -175,6 +175,23 @@ class RecordingSpecimen(Specimen):
         if error is not None:
             raise error
         return answer
+
+    def attempt(self, name: str, *arguments: int) -> int:
+        """Make a system call; one that may change the kernel's notes is noted."""
+        if self._depth or name != "prctl":
+            with self._inside():
+                return super().attempt(name, *arguments)
+        asked = {"name": name, "arguments": list(arguments)}
+        make = super().attempt
+        return int(self._recorded("attempt", asked, lambda: make(name, *arguments)))
+
+    def observed(self, name: str, look: Callable[[int], str]) -> str:
+        """Look at it, and note what was told with another process number."""
+        with self._inside():
+            told = super().observed(name, look)
+        told = re.sub(rf"\b{self.pid}\b", str(store.PID), told)
+        TAPE.edge(self._node, "observed", {"name": name}, {"answer": told}, self._node)
+        return told
 
     @contextlib.contextmanager
     def _inside(self) -> Iterator[None]:
