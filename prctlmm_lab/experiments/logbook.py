@@ -107,12 +107,7 @@ class LogFile:
             raise InputError(self.name, "bytes are too long a line", hex(len(data)),
                              f"at most {LONGEST_LINE:#x}")  # fmt: skip
         with self._failing("written"):
-            descriptor = _open_to_append(self.path)
-            try:
-                _lock(descriptor)
-                _append_whole(descriptor, data)
-            finally:
-                os.close(descriptor)
+            append_line(self.path, data)
 
     def records(self) -> Iterator[Record]:
         """Yield the records, oldest first; a request that never got one, as an interrupted record.
@@ -274,6 +269,34 @@ def _schema_and_id(line: bytes, where: str) -> tuple[str, str]:
 
 # ---- the file -----------------------------------------------------------------------------------
 
+
+def append_line(path: str | Path, data: bytes) -> None:
+    """Append one line, its end included, under the file's lock: whole, or nothing of it.
+
+    Raises OSError if the file cannot be opened or written, ValueError for a name with a zero byte.
+    """
+    descriptor = _open_to_append(path)
+    try:
+        _lock(descriptor)
+        _append_whole(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+def settled_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the number and the bytes of each line that was there at the start.
+
+    Of a line of more than 64 KiB only that much is given. Raises as `append_line`.
+    """
+    with _open_to_read(path) as file:
+        end, number = _settled_size(file), 0
+        while file.tell() < end and (line := file.readline(1 << 16)):
+            number += 1
+            yield number, line
+            while line and not line.endswith(b"\n"):
+                line = file.readline(1 << 16)
+
+
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -287,7 +310,7 @@ def _open_to_append(path: str | Path) -> int:
     try:
         return os.open(path, _FLAGS, 0o600)
     except FileNotFoundError:
-        if Path(path) != default_logbook():  # another folder that is not there is a mistake
+        if Path(path).parent != default_logbook().parent:  # that it is not there is a mistake
             raise
         Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return os.open(path, _FLAGS, 0o600)

@@ -102,7 +102,9 @@ class Exploration:
         if formula.strip():
             changes[member] = formula.strip()
         ordered = {name: changes[name] for name in MEMBER if name in changes}
-        draft = replace(self.draft, change=ordered)
+        # What a preset's author aims at is not what another call aims at.
+        aim = self._start.rule if ordered == dict(self._start.change) else ""
+        draft = replace(self.draft, change=ordered, rule=aim)
         self._predict(draft)
         self._set(draft, edited=member)
 

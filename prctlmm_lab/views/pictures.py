@@ -56,7 +56,11 @@ def draw(
         picture = subject
     else:
         picture = lay_out(subject, before=before, draft=draft, facts=facts)
-    scene = draw_scene(picture)
+    return draw_marks(draw_scene(picture), ax)
+
+
+def draw_marks(scene: Scene, ax: Axes | None = None) -> Figure:
+    """Draw any finished drawing as a figure of at most 16 by 22 cm, or into axes that exist."""
     if ax is None:
         unit = min(WIDTH / scene.width, HEIGHT / scene.height) / 2.54
         figure = picture_class()(figsize=(scene.width * unit, scene.height * unit))

@@ -32,7 +32,7 @@ from prctlmm_lab.views.legend import (
     Symbol,
     symbol_of,
 )
-from prctlmm_lab.views.words import cells, shortened, size_text
+from prctlmm_lab.words import cells, shortened, size_text
 
 ROW = 16.0
 CELL = 0.602
@@ -249,14 +249,15 @@ def _zigzag(x: float, y: float, height: float) -> tuple[Point, ...]:
 def _spine(area: Area, x: float, y: float, height: float) -> Iterator[Mark]:
     """Hatch the left edge; of a file in several VMAs each has its part."""
     if area.kind is not Kind.GROUP or len(area.vmas) > height / 4:
-        yield from _swatch(LOOKS[area.kind], x, y, _SPINE, height)
+        yield from swatch(LOOKS[area.kind], x, y, _SPINE, height)
         return
     share = height / len(area.vmas)
     for i, vma in enumerate(reversed(area.vmas)):
-        yield from _swatch(LOOKS[kind_of(vma)], x, y + i * share, _SPINE, share)
+        yield from swatch(LOOKS[kind_of(vma)], x, y + i * share, _SPINE, share)
 
 
-def _swatch(look: Look, x: float, y: float, width: float, height: float) -> Iterator[Mark]:
+def swatch(look: Look, x: float, y: float, width: float, height: float) -> Iterator[Mark]:
+    """Fill a rectangle with the colour and the pattern of a look."""
     yield Box(x, y, width, height, look.colour, SOFT)
     paths = _hatch(look.pattern, round(width, 1), round(height, 1))
     if paths:
@@ -444,7 +445,7 @@ def _segment(segment: Segment, x: float, label: float, frame: _Frame) -> Iterato
     y, height = frame.y(segment.top), (segment.top - segment.bottom) * ROW
     look = LOOKS[segment.kind]
     if segment.name:
-        yield from _swatch(look, x, y, _STRIP, height)
+        yield from swatch(look, x, y, _STRIP, height)
     else:
         yield Box(x, y, _STRIP, height, look.tint, SOFT)
     size = size_text(segment.size)
@@ -501,10 +502,10 @@ def _area_sample(kind: Kind) -> Iterator[Mark]:
     elif kind is Kind.GROUP:
         yield Box(0, -6, 20, 12, look.tint, SOFT)
         for i, part in enumerate((Kind.DATA, Kind.CODE, Kind.FILE)):
-            yield from _swatch(LOOKS[part], 0, -6 + 4 * i, _SPINE, 4)
+            yield from swatch(LOOKS[part], 0, -6 + 4 * i, _SPINE, 4)
     else:
         yield Box(0, -6, 20, 12, look.tint, SOFT, kind in (Kind.FOLD, Kind.UNKNOWN))
-        yield from _swatch(look, 0, -6, _SPINE, 12)
+        yield from swatch(look, 0, -6, _SPINE, 12)
 
 
 def _member_entries(layout: Layout) -> Iterator[_Entry]:

@@ -9,7 +9,17 @@ from __future__ import annotations
 from html import escape
 
 from prctlmm_lab.views.layout import Layout
-from prctlmm_lab.views.scene import Box, Curve, Lines, Mark, Point, Shape, Text, draw_scene
+from prctlmm_lab.views.scene import (
+    Box,
+    Curve,
+    Lines,
+    Mark,
+    Point,
+    Scene,
+    Shape,
+    Text,
+    draw_scene,
+)
 
 _FIXED = "'DejaVu Sans Mono','Liberation Mono',Menlo,Consolas,monospace"
 _RUNNING = "'DejaVu Sans','Liberation Sans',Helvetica,Arial,sans-serif"
@@ -27,8 +37,12 @@ def address_space_svg(layout: Layout) -> str:
 
     Show it with `IPython.display.SVG` or in a `widgets.HTML`.
     """
-    scene = draw_scene(layout)
-    name = escape(_summary(layout))
+    return scene_svg(draw_scene(layout), _summary(layout))
+
+
+def scene_svg(scene: Scene, summary: str) -> str:
+    """Write any finished drawing as SVG; `summary` is a sentence for those who hear it."""
+    name = escape(summary)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{name}" '
         f'viewBox="0 0 {_number(scene.width)} {_number(scene.height)}" width="100%" '

@@ -323,7 +323,7 @@ def _draft_html(prepared: Prepared) -> str:
     verdict = "✓ accepted"
     if deciding is not None:
         name = errno_name(prepared.explanation.errno)
-        verdict = f"✗ {name}, because not {escape(deciding.rule.title)}"
+        verdict = f"✗ {name}, by a broken rule: {escape(deciding.rule.title)}"
     said = f'<div aria-live="polite">The rules say: <b>{verdict}</b></div>'
     origin = prepared.bench.specimen.weakest
     mark = "" if origin == LIVE else mark_html(mark_text(origin))

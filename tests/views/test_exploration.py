@@ -48,6 +48,18 @@ def test_prediction_and_kernel_agree_for_every_preset(exploration: Exploration) 
     assert len(exploration.records) == len(presets()) > 40
 
 
+def test_a_preset_aims_at_its_rule_until_it_is_another_call(exploration: Exploration) -> None:
+    preset = next(p for p in presets().values() if p.rule == "order.code" and not p.after)
+    exploration.choose_preset(preset)
+    exploration.edit("arg_end", "0")  # looked at before any order
+    record = exploration.run().record
+    assert record.prediction.rule == "range.arg_end"
+    assert record.agreement.with_lab
+    exploration.edit("arg_end", "")
+    assert exploration.draft.rule == "order.code"
+    assert exploration.run().record.agreement.rule is True
+
+
 def test_each_run_is_one_request_and_one_record_in_the_logbook(exploration: Exploration) -> None:
     exploration.choose_prediction("EINVAL")
     exploration.edit("end_code", "start_code")
