@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
+from prctlmm_lab.course.answers import experiment_of, trial
 from prctlmm_lab.course.exercises import Exercise, Told
-from prctlmm_lab.errors import InputError
-from prctlmm_lab.experiments.experiment import Experiment, carry_out, prepare
-from prctlmm_lab.experiments.recipe import SCHEMA, parse_recipe
-from prctlmm_lab.experiments.record import Record
+from prctlmm_lab.experiments.experiment import carry_out, prepare
 from prctlmm_lab.kernel.releases import facts_on
 from prctlmm_lab.kernel.rules import errno_name, explain
 from prctlmm_lab.specimen.probe import facts_here
 
-_HEAD = f'schema = "{SCHEMA}"\n'
 OLD = "5.10.262"
-
-
-def _only_experiment(answer: str) -> Experiment:
-    """Read an answer: a recipe of one experiment; the line with the schema may be left out."""
-    text = answer if "schema" in answer else _HEAD + answer
-    experiments = parse_recipe(text, "your recipe").experiments
-    if len(experiments) != 1:
-        raise InputError("your recipe", "experiments are not one", str(len(experiments)), "one")
-    return experiments[0]
-
-
-def _ran(answer: str) -> Record:
-    experiment = _only_experiment(answer)
-    with experiment.specimen.start() as specimen:
-        return carry_out(prepare(experiment, specimen, facts_here()))
-
 
 # ---- 11.1 --------------------------------------------------------------------------------------
 
 
-def _one_byte(answer: str) -> Told:
-    record = _ran(answer)
+def _one_byte(answer: object) -> Told:
+    record = trial(experiment_of(answer)).record
     rule, verdict = record.prediction.rule, record.outcome.verdict
     if verdict == "accepted":
         return Told(False, "The kernel accepted it. Heap and data together must be larger than "
@@ -53,8 +34,8 @@ def _one_byte(answer: str) -> Told:
 # ---- 11.2 --------------------------------------------------------------------------------------
 
 
-def _two_kernels(answer: str) -> Told:
-    experiment = _only_experiment(answer)
+def _two_kernels(answer: object) -> Told:
+    experiment = experiment_of(answer)
     with experiment.specimen.start() as specimen:
         prepared = prepare(experiment, specimen, facts_here())
         old = explain(prepared.situation, facts_on(OLD, facts_here()))
@@ -67,11 +48,16 @@ def _two_kernels(answer: str) -> Told:
     return Told(True, f"Here {here}; Linux {OLD}, as documented, {there}{rule}.")
 
 
+def _same_everywhere() -> str:
+    now, old = facts_here(), facts_on(OLD, facts_here())
+    return f"this kernel makes the checks of Linux {OLD}" if now == old else ""
+
+
 # ---- 11.3 --------------------------------------------------------------------------------------
 
 
-def _unseen(answer: str) -> Told:
-    record = _ran(answer)
+def _unseen(answer: object) -> Told:
+    record = trial(experiment_of(answer)).record
     if record.outcome.verdict != "accepted":
         return Told(False, f"The kernel refused it: {record.outcome.verdict} by "
                     f"{record.prediction.rule}.")  # fmt: skip
@@ -85,6 +71,7 @@ def _unseen(answer: str) -> Told:
 
 EXERCISES = {
     "11.1": Exercise(
+        "One byte",
         "A recipe whose call is refused by limit.data, by one byte and no more.",
         _one_byte,
         (
@@ -101,6 +88,7 @@ predict = "EINVAL"
 """,
     ),
     "11.2": Exercise(
+        "Two kernels",
         f"A recipe that this kernel and Linux {OLD} answer differently.",
         _two_kernels,
         (
@@ -115,9 +103,11 @@ setup = [{ map = "arena" }]
 change.auxv = "arena.start"
 change.auxv_size = 384
 """,
+        _same_everywhere,
     ),
     "11.3": Exercise(
-        "Adversarial: a recipe that gives the kernel an auxiliary vector of your own, and after "
+        "Adversarial: unseen",
+        "A recipe that gives the kernel an auxiliary vector of your own, and after "
         "which /proc shows nothing else than before.",
         _unseen,
         (
