@@ -43,6 +43,7 @@ from prctlmm_lab.specimen.recording.recorder import TAPE, RecordingSpecimen, neu
 from prctlmm_lab.specimen.recording.state import State
 from prctlmm_lab.specimen.situation import most_at_once, stack_limit_of_reader
 from prctlmm_lab.views.exploration import OWN_MEMORY, Exploration, presets
+from prctlmm_lab.views.looks import CALLS, Following
 from prctlmm_lab.views.sweeping import sweep_presets
 from tests.ordinary_user import ROOT, as_ordinary_user
 
@@ -69,6 +70,10 @@ FIRST_ROUND = (
     {"start_stack": "highest + 1"},
 )
 """What notebook 02 asks a learner to try first."""
+
+BUSY = "Change the exe link: Refused while the old executable is mapped"
+BACKWARDS = {"arg_end": "arg_start - 1"}
+"""What it asks for last: this preset, and one change more."""
 
 RUNS = (
     Experiment("half the code", change={"end_code": "start_code + 16"}),
@@ -131,7 +136,7 @@ def recording() -> bytes:
     started = time.monotonic()
     asked = list(function_lines())
     mode.substitute(RecordingSpecimen)
-    for part in (starts, notebooks, explorations, sweeps, scenario_benches):
+    for part in (starts, notebooks, explorations, follow, sweeps, scenario_benches):
         part()
         said = f"{part.__name__}: {len(TAPE.states)} states, {len(TAPE.edges)} edges"
         print(f"{time.monotonic() - started:5.1f} s  {said}", file=sys.stderr)
@@ -211,6 +216,8 @@ def explorations() -> None:
             explore(build, experiment)
         for change in FIRST_ROUND:
             explore(build, replace(OWN_MEMORY, change=change))
+        busy = presets()[BUSY]
+        explore(build, replace(busy, rule="", change={**busy.change, **BACKWARDS}))
         for member, formula in landmarks(build):
             explore(build, replace(OWN_MEMORY, change={member: formula}))
 
@@ -235,6 +242,15 @@ def explore(build: str, experiment: Experiment) -> None:
         print(f"  {build}: {error}", file=sys.stderr)
     finally:
         exploration.close()
+
+
+def follow() -> None:
+    """Make the calls that the ProcViewer offers, each from the start."""
+    for call in CALLS.values():
+        following = Following()
+        following.call(call)
+        following.look()
+        following.close()
 
 
 def sweeps() -> None:

@@ -3,13 +3,15 @@
 An exception in a button handler, in `interact` or in `@out.capture` does not stop an execution. So
 the outputs of the cells and the state of the widgets are searched afterwards.
 
-On the command line: `python tests/notebooks/execution.py NOTEBOOK...`; exit status 1 and one line
-for each problem if there is any.
+On the command line: `python tests/notebooks/execution.py [--solved] NOTEBOOK...`; exit status 1 and
+one line for each problem if there is any. With `--solved` each exercise is answered with its
+solution, and one that is then not right is a problem too.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,8 +23,14 @@ MARK = "data-lab-error"
 """What the lab's widgets put into the HTML of an error that nobody expected."""
 
 
-def execute(path: Path, *, seconds: int = 120) -> Any:
+CHECK = re.compile(r'^check\("([\d.]+)", answer\)$', re.MULTILINE)
+"""The last line of an exercise's cell."""
+
+
+def execute(path: Path, *, seconds: int = 120, solved: bool = False) -> Any:
     """Run all cells in a fresh kernel, in the notebook's own folder, and return the notebook.
+
+    If `solved`, each exercise is answered with its solution.
 
     Raises CellExecutionError where a cell raises, CellTimeoutError after `seconds` for one cell.
     """
@@ -30,6 +38,8 @@ def execute(path: Path, *, seconds: int = 120) -> Any:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells if solved else ():
+        cell.source = CHECK.sub(_answered, cell.source)
     with tempfile.TemporaryDirectory(prefix="kernel-") as runtime:
         client = NotebookClient(
             notebook,
@@ -62,6 +72,22 @@ def problems(notebook: Any) -> list[str]:
     return found
 
 
+def _answered(check: re.Match[str]) -> str:
+    asked = f'__import__("prctlmm_lab.course", fromlist=["course"]).solution("{check[1]}")'
+    return f"answer = {asked}\n{check[0]}"
+
+
+def unsolved(notebook: Any) -> list[str]:
+    """List the exercises of an executed notebook that were not told to be right."""
+    found = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and (asked := CHECK.search(cell.source)):
+            texts = [str(o.get("data", {}).get("text/plain", "")) for o in cell.outputs]
+            if not any(text.startswith(("✓ right.", "… cannot be done here.")) for text in texts):
+                found.append(f"exercise {asked[1]}: {' '.join(texts) or 'nothing was told'}")
+    return found
+
+
 def _errors(output: Any) -> Iterator[str]:
     if output.get("output_type") == "error":
         yield f"{output.get('ename')}: {output.get('evalue')}"
@@ -72,9 +98,12 @@ def _errors(output: Any) -> Iterator[str]:
 
 def main(arguments: list[str]) -> int:
     """Execute the notebooks named and print their problems."""
-    failed = False
+    failed, solved = False, "--solved" in arguments
     for argument in arguments:
-        found = problems(execute(Path(argument)))
+        if argument == "--solved":
+            continue
+        notebook = execute(Path(argument), solved=solved)
+        found = problems(notebook) + (unsolved(notebook) if solved else [])
         for problem in found:
             print(f"{argument}: {problem}")
         failed = failed or bool(found)

@@ -30,6 +30,7 @@ UNMARKED = re.compile(
     r"|draw\(read_snapshot\(\)\)"  # is live wherever there is a /proc
     r"|\.recipe\(\)|check\("  # shows what the learner typed, no answer
     r"|shipped_logbooks\(\)"  # shows records of other kernels, with their names
+    r"|readings_table\(\)|checks_table\(\)"  # say what is read and looked for, by whom
 )
 
 
