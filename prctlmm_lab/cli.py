@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from prctlmm_lab.commands import (
+    cheatsheet,
     compare,
     conformance,
     doctor,
@@ -30,7 +31,9 @@ from prctlmm_lab.commands.output import BAD_INPUT, FINE, INTERRUPTED, complain
 from prctlmm_lab.commands.prerequisites import forbid_recordings
 from prctlmm_lab.errors import LabError
 
-COMMANDS = (doctor, explain, run, replay, compare, conformance, sweep, fuzz, schema, lab)
+COMMANDS = (
+    doctor, explain, run, replay, compare, conformance, sweep, fuzz, schema, cheatsheet, lab
+)  # fmt: skip
 """In the order in which --help names them."""
 
 

@@ -25,7 +25,7 @@ def require_package(name: str) -> None:
         raise UnsupportedSystem(f"{name} is not installed", "Run `make lab`.")
 
 
-def require_picture(path: Path) -> None:
+def require_picture(path: Path, argument: str = "--picture") -> None:
     """Refuse what would be known to fail only after the call.
 
     Raises InputError for an ending that is no picture's and a folder that is not there,
@@ -36,5 +36,5 @@ def require_picture(path: Path) -> None:
     require_package("matplotlib")
     if path.suffix.removeprefix(".").lower() not in FORMATS:
         endings = ", ".join(f".{name}" for name in FORMATS)
-        raise InputError("--picture", "has no ending of a picture", str(path), endings)
-    require_folder_of("--picture", path)
+        raise InputError(argument, "has no ending of a picture", str(path), endings)
+    require_folder_of(argument, path)

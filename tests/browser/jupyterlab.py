@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_QUIET = (
+QUIET = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync"
 ).split()
@@ -145,7 +145,7 @@ def page(address: str, notebook: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path(), args=_QUIET)
+        browser = playwright.chromium.launch(executable_path=browser_path(), args=QUIET)
         try:
             opened = browser.new_page(viewport={"width": 1600, "height": 1300})
             opened.set_default_timeout(60_000)
