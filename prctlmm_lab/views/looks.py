@@ -34,7 +34,7 @@ LONGEST_CALL = 1000
 _LONGEST_LINE = 110
 
 TEXT = b"a-new-name\0--with\0arguments\0"
-TITLE = b"a title longer than its room\0HOME=/nowhere\0"
+TITLE = b"a title longer than its room\0NOTE=/nowhere\0"
 ARENA_TEXT = TEXT.ljust(64, b"\0") + TITLE
 """What the page "arena" of a specimen of our own holds: at its start, and 64 bytes behind it."""
 

@@ -84,7 +84,7 @@ def test_each_call_to_choose_does_what_it_says(following: Following, name: str) 
         "A command line in a page of its own": shown.cmdline == ARENA_TEXT[:28],
         "A title that runs on into the environment":
             shown.cmdline == b"a title longer than its room\0",
-        "An environment that it never had": shown.environ == b"HOME=/nowhere\0",
+        "An environment that it never had": shown.environ == b"NOTE=/nowhere\0",
         "A page more of code": any(c.place == "statm" for c in look.changes),
         "1 GiB of data": [c.name for c in look.changes] == ["end_data"],
         "No [heap]": shown.brk == shown.members["start_brk"],
