@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from prctlmm_lab.commands import (
     cheatsheet,
+    claims,
     compare,
     conformance,
     doctor,
@@ -32,7 +33,7 @@ from prctlmm_lab.commands.prerequisites import forbid_recordings
 from prctlmm_lab.errors import LabError
 
 COMMANDS = (
-    doctor, explain, run, replay, compare, conformance, sweep, fuzz, schema, cheatsheet, lab
+    doctor, explain, run, replay, compare, conformance, claims, sweep, fuzz, schema, cheatsheet, lab
 )  # fmt: skip
 """In the order in which --help names them."""
 

@@ -45,6 +45,23 @@ NEWEST = Release(7, 3)
 _LAST_MINOR = {3: 19, 4: 20, 5: 19, 6: 19}
 """After these the major number grew."""
 
+
+def following(first: Release, last: Release) -> Iterator[Release]:
+    """Yield the first releases of all series from one to another, both included.
+
+    >>> [str(release) for release in following(Release(3, 18), Release(4, 1))]
+    ['v3.18', 'v3.19', 'v4.0', 'v4.1']
+    """
+    release = Release(first.major, first.minor)
+    while release <= last:
+        yield release
+        # A major number that ended after this table was written is taken to end as those before.
+        usual = last.minor if release.major == last.major else 19
+        ends = release.minor >= _LAST_MINOR.get(release.major, usual)
+        major, minor = (release.major + 1, 0) if ends else (release.major, release.minor + 1)
+        release = Release(major, minor)
+
+
 RUN, SOURCE, MAIL, RECALLED = "run", "source", "mail", "recalled"
 """How a change is known, from the surest on: seen on live kernels of both sides, read in the text
 of both sides, read in a mail or an announcement, or only remembered."""
@@ -52,7 +69,7 @@ of both sides, read in a mail or an announcement, or only remembered."""
 
 @dataclass(frozen=True)
 class Change:
-    """One change of the kernel that a program can see."""
+    """One change of the kernel that a program, or whoever looks at it, can see."""
 
     first: Release
     """The first release that has it."""
@@ -212,6 +229,178 @@ CHANGES: tuple[Change, ...] = (
 Sources: the text of kernel/sys.c, kernel/fork.c, fs/proc and mm in v3.18 to v7.3; announcements of
 stable kernels on stable@vger.kernel.org; mails of the patches' authors.
 """
+
+AROUND: tuple[Change, ...] = (
+    Change(
+        Release(3, 3), ("028ee4be34a0",), (),
+        "PR_SET_MM comes, with an operation for each of some members; it asks for "
+        "CAP_SYS_RESOURCE and CONFIG_CHECKPOINT_RESTORE.",
+        known=(MAIL,),
+    ),
+    Change(
+        Release(3, 5), ("fe8c7f5cbf91", "b32dfe377102"), (),
+        "Operations for arguments, environment and vector, and one for the exe link, once after "
+        "an execve.",
+        known=(MAIL,),
+    ),
+    Change(
+        Release(3, 10), ("52b3694157e3",), (),
+        "The operations for single members are there without CONFIG_CHECKPOINT_RESTORE too.",
+        known=(MAIL,),
+    ),
+    Change(
+        Release(3, 18), (), (),
+        "shmat() no longer asks how far below start_stack a place lies.",
+        doubt="its title is known (ipc/shm: kill the historical/wrong mm->start_stack check), its "
+        "commit's id was not found",
+    ),
+    Change(
+        Release(4, 1), ("6e399cd144d8",), ("exe",),
+        "The exe link is exchanged on its own, before the address space is locked for the rest.",
+    ),
+    Change(
+        Release(4, 2), ("4a00e9df293d",), (),
+        "The operations for single members judge the whole map with that member replaced: no pair "
+        "can be reversed any more, and to move one, its far end goes first.",
+    ),
+    Change(
+        Release(4, 2), ("c2c0bb44620d",), ("cmdline",),
+        "cmdline is not cut at a page. A reader that meets arg_start above arg_end, as a call in "
+        "the same moment can make it, stops the kernel (BUG).",
+        known=(SOURCE, MAIL, RECALLED), doubt="the commit's id is remembered, its title was read",
+    ),
+    Change(
+        Release(4, 5), ("ddf1d398e517", "a3b609ef9f8b"), ("cmdline", "environ"),
+        "The call locks the address space for writing, and cmdline and environ copy the four "
+        "bounds under that lock: no mix of two maps, and no stop of the kernel.",
+        doubt="v4.4.178 has it too; since which number was not found",
+    ),
+    Change(
+        Release(4, 5), ("84638335900f",), ("brk.limit",),
+        "RLIMIT_DATA counts all private memory that can be written too: brk() has a second limit, "
+        "which no member moves, and so has mmap().",
+    ),
+    Change(
+        Release(4, 5), ("65376df58217",), ("maps.stack",),
+        "maps of a process names no stacks of threads any more.",
+        known=(SOURCE, MAIL, RECALLED),
+        doubt="the first release is remembered; v4.4.178 has it too",
+    ),
+    Change(
+        Release(4, 9), ("b18cb64ead40",), ("maps.stack",),
+        "[stack] follows start_stack alone in every maps, that of a thread included.",
+        known=(SOURCE, MAIL, RECALLED),
+        doubt="the first release is remembered; v4.4.178 has it too",
+    ),
+    Change(
+        Release(4, 18), ("88aa7cc688d4",), ("cmdline", "environ"),
+        "The 11 stores and the copies of the bounds have a lock of their own, arg_lock; the "
+        "address space is locked for reading only, so maps can be read in the midst of a call.",
+    ),
+    Change(
+        Release(5, 2), ("bc81426f5bee",), (),
+        "The operations for single members take arg_lock too, as does what audit reads as command "
+        "line.",
+        known=(SOURCE, MAIL, RECALLED), doubt="the commit's id is remembered, its title was read",
+    ),
+    Change(
+        Release(5, 12), ("02f92b3868a1",), ("exe.executable",),
+        "Whether exe_fd may be executed is asked of the open file, with its mount.",
+        known=(SOURCE, MAIL, RECALLED),
+        doubt="the first release is remembered; v5.10.223 has it, since which number was not found",
+    ),
+    Change(
+        Release(5, 12), ("c995f12ad884",), (),
+        "A short vector given to PR_SET_MM_AUXV no longer brings bytes of the kernel's stack into "
+        "auxv.",
+        doubt="posted for v5.10 stable kernels in March 2021, but not in the text of v5.10.223",
+    ),
+    Change(
+        Release(6, 4), ("ddc65971bb67",), ("auxv",),
+        "prctl(PR_GET_AUXV) returns the whole saved vector, also behind its first AT_NULL.",
+        known=(RUN, MAIL),
+    ),
+    Change(
+        Release(6, 6), ("a7031f145257",), ("exe",),
+        "The exe link is exchanged with the address space locked for writing.",
+    ),
+    Change(
+        Release(6, 6), ("11250fd12eb8",), ("maps.heap", "maps.stack"),
+        "perf names a mapping [heap] or [stack] as maps does; before, [heap] had to cover "
+        "start_brk to brk. SELinux asks for execheap by the same function.",
+        known=(RUN, SOURCE, MAIL),
+    ),
+    Change(
+        Release(6, 9), ("3c6539b4c177",), (),
+        "execve of x86-64 no longer places the vDSO by the stack. A call could never move it.",
+    ),
+    Change(
+        Release(6, 11), ("ed5d583a88a9",), ("maps.heap", "maps.stack"),
+        "ioctl(PROCMAP_QUERY) on maps tells of one VMA, with the same names.",
+        known=(SOURCE, MAIL, RECALLED), doubt="the first release is remembered",
+    ),
+    Change(
+        Release(6, 11), ("05a3d6e93072",), (),
+        "SELinux asks for execheap again only where a VMA lies inside start_brk to brk.",
+        known=(MAIL,),
+        doubt="posted for v6.6 and v6.10 stable kernels too; the numbers were not looked up",
+    ),
+    Change(
+        Release(6, 14), ("0357ef03c94e",), ("exe.written",),
+        "A file that fanotify watches before its contents are read is not kept from being written "
+        "while it is the exe link's.",
+        known=(SOURCE, MAIL, RECALLED),
+        doubt="the first release is remembered; v6.1.192 and v6.12.117 have it too",
+    ),
+)  # fmt: skip
+"""What changed around the call, the earlier first: locks, other operations, and readers.
+
+No verdict over a map and no fact depends on these; subjects are the effects and rules nearby.
+"""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A change that was posted and is in no release."""
+
+    when: str
+    """YYYY-MM-DD, of the posting."""
+    what: str
+    """What it would have changed, in a sentence."""
+    source: str
+    """Whose it is, and where it can be read."""
+    became: str
+    """What came of it, as far as that is known."""
+
+
+PROPOSALS: tuple[Proposal, ...] = (
+    Proposal(
+        "2014-07-24",
+        "Each address but those of code and data must have a VMA at or above it, RLIMIT_STACK "
+        "bounds the stack, and arguments and environment may not be empty.",
+        "Cyrill Gorcunov, third posting of the call, <20140724165047.683455139@openvz.org>",
+        "The message was merged as it stood there, in v3.18; the three checks were not. The "
+        "mails that say why were not found.",
+    ),
+    Proposal(
+        "2026-02-17",
+        "An execve after a call that changed the vector hands AT_HWCAP on to the new program, and "
+        "the vector is stored under arg_lock.",
+        'Andrei Vagin, series on "HWCAP inheritance", 2025 to February 2026',
+        "Not in v7.3-rc7. With it the kernel would care what the vector says.",
+    ),
+    Proposal(
+        "2026-04-02",
+        "The call asks for CAP_CHECKPOINT_RESTORE in the caller's user namespace, whatever it "
+        "changes.",
+        "Qi Tang, <20260402111332.55957-1-tpluszz77@gmail.com>",
+        "Not merged: neither v7.2.13 nor v7.3-rc7 has it, and no second posting was found. The "
+        "answers (Oleg Nesterov, Lorenzo Stoakes, David Hildenbrand, Andrei Vagin) held that it "
+        "would break unprivileged callers such as LXC, that the caller changes only notes of its "
+        "own, and that a comment in the code says on purpose that no capability is needed.",
+    ),
+)
+"""What was posted and is in no release, the earlier first."""
 
 DOCUMENTED: tuple[str, ...] = tuple(dict.fromkeys(c.fact for c in CHANGES if c.fact))
 """The facts that depend on the release; the others depend on configuration and machine."""

@@ -41,6 +41,34 @@ def told_by_core(specimen: Specimen) -> Account:
         specimen.stop()
 
 
+def name_of_core(specimen: Specimen) -> str:
+    """End a specimen by SIGABRT and return the name that the kernel gives to its core file.
+
+    The system's core_pattern says what goes into it (core(5)); the file is removed again.
+
+    Raises UnsupportedSystem where the kernel writes none that can be seen.
+    """
+    try:
+        if why_not := why_not_by_kernel(specimen):
+            raise UnsupportedSystem(why_not[0].upper() + why_not[1:])
+        with tempfile.TemporaryDirectory(prefix="core-") as folder:
+            _abort(specimen, specimen.pid, folder)
+            return _only_file(folder).name
+    finally:
+        specimen.stop()
+
+
+def core_pattern() -> str:
+    """Return the pattern of core files' names, "" if it cannot be read.
+
+    Equivalent: `sysctl kernel.core_pattern`.
+    """
+    try:
+        return _PATTERN.read_text().strip()
+    except OSError:
+        return ""
+
+
 def why_not_by_kernel(specimen: Specimen) -> str:
     """Return why the kernel would not write a specimen's core file where it can be read, or ""."""
     try:
@@ -64,10 +92,15 @@ def _look(specimen: Specimen, pid: int) -> Mapping[str, str]:
             _write_by_gdb(specimen, pid, folder, why_not)
         else:
             _abort(specimen, pid, folder)
-        files = sorted(Path(folder).iterdir())
-        if len(files) != 1:
-            raise UnsupportedSystem("No core file was written", why_not)
-        return {"written by": GDB if why_not else THE_KERNEL} | _parsed(files[0])
+        file = _only_file(folder, why_not)
+        return {"written by": GDB if why_not else THE_KERNEL} | _parsed(file)
+
+
+def _only_file(folder: str, why_not: str = "") -> Path:
+    files = sorted(Path(folder).iterdir())
+    if len(files) != 1:
+        raise UnsupportedSystem("No core file was written", why_not)
+    return files[0]
 
 
 def _write_by_gdb(specimen: Specimen, pid: int, folder: str, why_not: str) -> None:

@@ -53,6 +53,18 @@ def told_by_perf(specimen: Specimen) -> Account:
     return account(specimen, "perf", look)
 
 
+def name_of_new_page(specimen: Specimen, at: int) -> str:
+    """Map a page for a moment where nothing is, and return the name that perf hears of it.
+
+    That is `//anon` for memory without a name. The event's own memory, three pages, is mapped
+    meanwhile: a hole that shall stay free must be smaller.
+
+    Raises UnsupportedSystem where the event is refused, SpecimenGone.
+    """
+    with _ring(specimen) as ring:
+        return _mapped(specimen, ring, at)
+
+
 @contextlib.contextmanager
 def _ring(specimen: Specimen) -> Iterator[int]:
     """Open a dummy event on the specimen and map its ring; give the ring's address."""

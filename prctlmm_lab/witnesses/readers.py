@@ -12,6 +12,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from prctlmm_lab.errors import SystemCallError
 from prctlmm_lab.kernel.abi import PR_GET_AUXV
@@ -55,15 +56,18 @@ def vectors_text(specimen: Specimen) -> str:
 
     def look(pid: int) -> str:
         file = read_whole(f"/proc/{pid}/auxv")
-        kept = _kept_vector(specimen)
+        kept = kept_vector(specimen)
         told = f"/proc/PID/auxv: {_pairs(file)}\nPR_GET_AUXV:    "
         return told + (_pairs(kept) if kept else "not on this kernel (EINVAL): it came with v6.4")
 
     return specimen.observed("both vectors", look)
 
 
-def _kept_vector(specimen: Specimen) -> bytes:
-    """Return all that the kernel keeps of the vector, nothing before v6.4."""
+def kept_vector(specimen: Specimen) -> bytes:
+    """Return all that the kernel keeps of the vector, nothing before v6.4.
+
+    Equivalent: `prctl(PR_GET_AUXV, buffer, size, 0, 0)` in C.
+    """
     place = specimen.place(bytes(_MOST))
     size = specimen.attempt("prctl", PR_GET_AUXV, place, _MOST, 0, 0)
     return specimen.read(place, size) if size > 0 else b""
@@ -87,18 +91,41 @@ def readers_text(specimen: Specimen) -> str:
     (do_task_stat: permitted), task_mmu.c; ptrace(2).
     """
 
-    def look(pid: int) -> str:
+    def look(_: int) -> str:
         rows = [f"{'file':8} {'mode':5} {'who started it':34} another user"]
-        own = {file: _own_reading(pid, file) for file in FILES}
-        with _stranger(specimen) as (reader, how):
-            for file in FILES:
-                mode = os.lstat(f"/proc/{pid}/{file}").st_mode
-                written = "link" if stat.S_ISLNK(mode) else f"{mode & 0o777:04o}"
-                other = _told(file, _reading(reader, pid, file))
-                rows.append(f"{file:8} {written:5} {_told(file, own[file]):34} {other}")
+        readings, how = read_by_two(specimen)
+        for file, reading in readings.items():
+            own, other = (_told(file, each) for each in (reading.own, reading.other))
+            rows.append(f"{file:8} {reading.mode:5} {own:34} {other}")
         return "\n".join([*rows, f"(the other: {how})"])
 
     return specimen.observed("two readers", look)
+
+
+class Reading(NamedTuple):
+    """What two readers get of a file: the first bytes of it, or an errno."""
+
+    mode: str
+    """In octal, or "link"."""
+    own: bytes | int
+    """What whoever started the process gets."""
+    other: bytes | int
+    """What a reader gets that has no rights over it."""
+
+
+def read_by_two(specimen: Specimen) -> tuple[dict[str, Reading], str]:
+    """Read each of `FILES` of a living specimen twice; return that, and who the other reader is.
+
+    Raises SpecimenError.
+    """
+    own = {file: _own_reading(specimen.pid, file) for file in FILES}
+    readings = {}
+    with _stranger(specimen) as (reader, how):
+        for file in FILES:
+            mode = os.lstat(f"/proc/{specimen.pid}/{file}").st_mode
+            written = "link" if stat.S_ISLNK(mode) else f"{mode & 0o777:04o}"
+            readings[file] = Reading(written, own[file], _reading(reader, specimen.pid, file))
+    return readings, how
 
 
 def _own_reading(pid: int, file: str) -> bytes | int:

@@ -33,7 +33,7 @@ from tests.ordinary_user import as_ordinary_user
 
 @pytest.mark.parametrize(
     "command",
-    [[], *([name] for name in "doctor explain run conformance sweep fuzz lab".split())],
+    [[], *([name] for name in "doctor explain run conformance claims sweep fuzz lab".split())],
     ids=" ".join,
 )
 def test_help_fits_a_terminal(

@@ -17,11 +17,13 @@ from prctlmm_lab.kernel.abi import PrctlMmMap
 from prctlmm_lab.kernel.effects import EFFECT, Effect
 from prctlmm_lab.kernel.facts import CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN, Facts
 from prctlmm_lab.kernel.releases import (
+    AROUND,
     CHANGES,
     DOCUMENTED,
     INTRODUCED,
     MAIL,
     NEWEST,
+    PROPOSALS,
     RECALLED,
     RUN,
     SOURCE,
@@ -313,6 +315,41 @@ def test_a_change_is_whole(change: Change) -> None:
         # What a stable kernel takes back or over must be there.
         assert all(c.holds_on(release) for c in CHANGES
                    if change.fact and c.fact == change.fact and c.first < change.first)  # fmt: skip
+
+
+def ids_around(change: Change) -> str:
+    return f"{change.first} {change.what[:20]}"
+
+
+@pytest.mark.parametrize("change", AROUND, ids=ids_around)
+def test_a_change_around_the_call_is_whole(change: Change) -> None:
+    assert all(re.fullmatch("[0-9a-f]{12}", commit) for commit in change.commits)
+    assert change.commits or change.doubt
+    assert set(change.subjects) <= {*RULE, *EFFECT}
+    assert set(change.known) <= {RUN, SOURCE, MAIL, RECALLED}
+    assert change.known
+    assert change.doubt or RECALLED not in change.known
+    assert re.fullmatch(r"\S.*[^.]\.", change.what)
+    assert not change.first.stable
+    assert not change.fact, "what a fact holds belongs to the other table"
+
+
+def test_the_tables_have_nothing_twice() -> None:
+    assert all(earlier.first <= later.first for earlier, later in pairwise(AROUND))
+    assert AROUND[-1].first <= NEWEST
+    commits = [commit for change in (*CHANGES, *AROUND) for commit in change.commits]
+    assert len(commits) == len(set(commits))
+    whats = [change.what for change in (*CHANGES, *AROUND)]
+    assert len(whats) == len(set(whats))
+
+
+def test_a_proposal_is_whole() -> None:
+    assert all(earlier.when < later.when for earlier, later in pairwise(PROPOSALS))
+    for proposal in PROPOSALS:
+        assert re.fullmatch(r"20\d\d-[01]\d-[0-3]\d", proposal.when)
+        assert re.fullmatch(r"[A-Z].*[^.]\.", proposal.what)
+        assert re.fullmatch(r"[A-Z].*[^.]\.", proposal.became)
+        assert re.fullmatch(r"[A-Z].*[^.]", proposal.source)
 
 
 EVERY = sorted(

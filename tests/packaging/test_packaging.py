@@ -578,7 +578,7 @@ def upward(found: Sequence[Import]) -> list[str]:
 
 
 BARE_PARTS = {"kernel", "specimen", "commands", "cli"}
-BARE_EXPERIMENTS = ("conformance", "experiment", "recipe", "record")
+BARE_EXPERIMENTS = ("claims", "conformance", "experiment", "recipe", "record")
 """What must run on a bare Python; a command imports what more it needs once it is called."""
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -40,6 +42,17 @@ def substitute(cls: type[Specimen] | None) -> None:
     _substitute = cls
 
 
+@contextmanager
+def without_substitute() -> Iterator[None]:
+    """Have `Specimen(...)` make the usual specimens for a while, also where they are recorded."""
+    kept = _substitute
+    substitute(None)
+    try:
+        yield
+    finally:
+        substitute(kept)
+
+
 def forbid() -> None:
     """Never take a recording for an answer in this process, as the command line must not."""
     global _forbidden
@@ -51,6 +64,11 @@ def is_recorded() -> bool:
     if _forbidden or _substitute is not None:
         return False
     return bool(why())
+
+
+def is_live() -> bool:
+    """Tell whether every call in this process is a real one, and none is being recorded."""
+    return _substitute is None and not is_recorded()
 
 
 @cache
