@@ -4,12 +4,13 @@
 top := $(shell dirname '$(subst ','\'',$(strip $(MAKEFILE_LIST)))')
 in_top := $(if $(filter-out .,$(top)),cd '$(subst ','\'',$(top))' &&)
 
-.PHONY: help lab book cheatsheet test check bench specimen recordings clean prepare
+.PHONY: help lab book cheatsheet history test check bench specimen recordings clean prepare
 
 help:
 	@echo 'make lab       say what works on this kernel, and open the notebooks in JupyterLab'
 	@echo 'make book      run all notebooks, and make pages of them that open without a network'
 	@echo 'make cheatsheet  one page of A4 with members, checks and changes (PDF)'
+	@echo 'make history   docs/history.md, made again from the tables of changes and claims'
 	@echo 'make test      check style and types, and run all tests'
 	@echo 'make check     check style and types only'
 	@echo 'make bench     measure'
@@ -29,6 +30,9 @@ book: prepare
 
 cheatsheet: prepare
 	$(in_top) mkdir -p build && .venv/bin/prctlmm-lab cheatsheet build/cheatsheet.pdf
+
+history: prepare
+	$(in_top) .venv/bin/python -m docs.history
 
 check: prepare
 	$(in_top) .venv/bin/ruff check
