@@ -14,7 +14,7 @@ help:
 	@echo 'make test      check style and types, and run all tests'
 	@echo 'make check     check style and types only'
 	@echo 'make bench     measure'
-	@echo 'make specimen  build the specimen from its assembly source (needs binutils)'
+	@echo 'make specimen  build the specimens from their assembly sources (needs binutils)'
 	@echo 'make recordings  record what the notebooks show where the call cannot be made'
 	@echo 'make clean     remove the environment and what was built'
 

@@ -1,8 +1,8 @@
 """Symbolic values: `end_data - 8`, `arena.start + 15`. A small grammar over ast, never eval.
 
 A formula is whole numbers, names, `+ - * // % << >> & |`, brackets, and the functions `page_up`
-and `page_down`, which round to a page. What is not in the grammar is refused by name and place.
-Precedence is Python's.
+and `page_down`, which round to a multiple of the name `page`, or of 4096 where it has no value.
+What is not in the grammar is refused by name and place. Precedence is Python's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ N = TypeVar("N")
 LONGEST = 200
 """Characters of the longest formula, which also bounds how deep one can nest."""
 _WIDEST = 1 << 80
-_PAGE = 4096
+_USUAL_PAGE = 4096
 
 _BINARY: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -44,9 +44,9 @@ _BINARY: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.BitAnd: operator.and_,
     ast.BitOr: operator.or_,
 }
-_FUNCTIONS: Mapping[str, Callable[[int], int]] = {
-    "page_up": lambda address: -(-address // _PAGE) * _PAGE,
-    "page_down": lambda address: address // _PAGE * _PAGE,
+_FUNCTIONS: Mapping[str, Callable[[int, int], int]] = {
+    "page_up": lambda address, page: -(-address // page) * page,
+    "page_down": lambda address, page: address // page * page,
 }
 _GRAMMAR = "numbers, names, + - * // % << >> & |, brackets, page_up() and page_down()"
 # A number that runs into a letter or a point would make ast.parse warn, so it is kept from it.
@@ -182,7 +182,8 @@ class _Meaning(_Form):
         return _bounded(_BINARY[sign](left, right), self.where)
 
     def rounded(self, function: str, number: int) -> int:
-        return _bounded(_FUNCTIONS[function](number), self.where)
+        page = self.lookup("page") or _USUAL_PAGE
+        return _bounded(_FUNCTIONS[function](number, page), self.where)
 
 
 def _number(node: ast.expr, form: _Form) -> int:

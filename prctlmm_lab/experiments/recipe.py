@@ -377,7 +377,12 @@ def shipped_recipes(below: str = "") -> dict[str, Recipe]:
     >>> shipped_recipes()["identity"].experiments[0].change
     mappingproxy({})
     """
+    folder = recipe_folder()
+    return {path.stem: read_recipe(path) for path in sorted((folder / below).glob("*.toml"))}
+
+
+def recipe_folder() -> Path:
+    """Return where the recipes that come with the lab lie."""
     package = Path(__file__).parents[1]
     folders = (package.parent / "data" / "recipes", package / "data" / "recipes")
-    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    return {path.stem: read_recipe(path) for path in sorted((folder / below).glob("*.toml"))}
+    return next((folder for folder in folders if folder.is_dir()), folders[0])

@@ -41,6 +41,7 @@ _OPEN_FLAGS = {
     "directory": 0o200000,
 }
 """As Linux has them on x86-64, whatever system this is."""
+_OPEN_FLAGS_OF_ARM = _OPEN_FLAGS | {"directory": 0o40000}
 
 
 @dataclass
@@ -423,10 +424,14 @@ class Open(Step):
             path = path.replace(b"{%b}" % name.encode(), b"%d" % number)
         if self.access == "read":
             _check_harmless(bench.specimen, path, f"{where}.path")
-        descriptor = bench.specimen.open(path, _OPEN_FLAGS[self.access])
+        descriptor = bench.specimen.open(path, _open_flags(bench.specimen)[self.access])
         bench.descriptors[self.open] = descriptor
         bench.own_files.discard(self.open)
         return descriptor
+
+
+def _open_flags(specimen: Specimen) -> Mapping[str, int]:
+    return _OPEN_FLAGS_OF_ARM if specimen.machine == "aarch64" else _OPEN_FLAGS
 
 
 _OWN_FILE = re.compile(r"/proc/self/fd/\{([a-z][a-z0-9_]*)\}")

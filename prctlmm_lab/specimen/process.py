@@ -1,8 +1,9 @@
 """class Specimen: a child process that does nothing but the system calls it is told to do.
 
-Its program is `x86_64.S` beside this file: a loop that serves requests from a socket. Everything
-else is composed here from that one primitive. Memory is read and written through a memory file
-that both sides hold (descriptor 4): no ptrace, no permission, no extra mapping in the specimen.
+Its program is `x86_64.S` or `aarch64.S` beside this file: a loop that serves requests from a
+socket. Everything else is composed here from that one primitive. Memory is read and written through
+a memory file that both sides hold (descriptor 4): no ptrace, no permission, no extra mapping in the
+specimen.
 """
 
 from __future__ import annotations
@@ -45,20 +46,22 @@ from prctlmm_lab.kernel.procfs import (
     read_whole,
 )
 from prctlmm_lab.specimen import spawn
-from prctlmm_lab.specimen.build import BUILDS
+from prctlmm_lab.specimen.build import BUILDS, MACHINES
 from prctlmm_lab.specimen.recording import mode
 from prctlmm_lab.specimen.recording.marks import LIVE
 from prctlmm_lab.specimen.spawn import CHANNEL, EXCHANGE, LIFELINE, check_texts
 
-PAGE = 4096
-"""Bytes of a page on every machine that has a specimen."""
+PAGE: int = os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else 4096
+"""Bytes of a page: 4 KiB on x86-64; 4, 16 or 64 KiB on 64-bit Arm, as its kernel was built.
+
+Elsewhere, that of the machine whose specimens were recorded."""
 
 _REQUEST = struct.Struct("<8Q")
 _CARGO = 128
 _GREETING = struct.Struct("<4Q")
 _ANSWER = struct.Struct("<Qq")
 _BATCH, _GROW = U64, U64 - 1
-_SCRATCH = 16 * PAGE
+_SCRATCH = 1 << 16
 _CHUNK = 1 << 20
 _AT_A_TIME = 1 << 14
 """Maps in half a batch: what a processor's cache holds."""
@@ -150,6 +153,8 @@ class Specimen:
 
     origin: str = LIVE
     """Where its present state comes from."""
+    mapped: frozenset[tuple[int, int]] = frozenset()
+    """Ranges, their ends exclusive, of private memory without a file that `map` made."""
     weakest: str = LIVE
     """The origin that says least, of all answers since it started."""
 
@@ -534,7 +539,11 @@ class Specimen:
         flags |= MAP_ANONYMOUS if descriptor < 0 else 0
         flags |= MAP_GROWSDOWN if grows_down else 0
         flags |= MAP_FIXED_NOREPLACE if at is not None else 0
-        return self.syscall("mmap", at or 0, length, _prot(permissions), flags, descriptor, offset)
+        rights = _prot(permissions)
+        address = self.syscall("mmap", at or 0, length, rights, flags, descriptor, offset)
+        if descriptor < 0 and not shared:
+            self.mapped |= {(address, address + -(-length // PAGE) * PAGE)}
+        return address
 
     def unmap(self, address: int, length: int) -> None:
         """Unmap whatever lies in the range.
@@ -542,6 +551,7 @@ class Specimen:
         Raises SystemCallError: EINVAL for an address that is not a multiple of the page size.
         """
         self.syscall("munmap", address, length)
+        self.mapped = _without(self.mapped, address, address + -(-length // PAGE) * PAGE)
 
     def protect(self, address: int, length: int, permissions: str) -> None:
         """Change the permissions of mapped memory.
@@ -555,7 +565,10 @@ class Specimen:
 
         brk() has no errno: the kernel refuses by returning the present end.
         """
-        return self.attempt("brk", address)
+        answer = self.attempt("brk", address)
+        low, high = (-(-end // PAGE) * PAGE for end in sorted((self._noted_brk[1], answer)))
+        self.mapped = _without(self.mapped, low, high)  # it is the heap's now, or nobody's
+        return answer
 
     # ---- limits, identity, namespaces ---------------------------------------------------------
 
@@ -740,7 +753,7 @@ class Specimen:
             raise
         if message:
             raise SystemCallError(-_ANSWER.unpack(message)[1], "execve", tuple(execve.arguments))
-        self.exe_changed, self.moved = False, frozenset()
+        self.exe_changed, self.moved, self.mapped = False, frozenset(), frozenset()
         self._settle(opening, heap_pages)
 
     @_undivided
@@ -975,10 +988,10 @@ class Specimen:
 
 def require_supported_system() -> None:
     """Raise UnsupportedSystem where no specimen exists for this system and machine."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
+    if sys.platform != "linux" or platform.machine() not in MACHINES:
         raise UnsupportedSystem(
             f"There is no specimen for {sys.platform} on {platform.machine()}",
-            "Linux on x86_64 is needed to make the call.",
+            f"Linux on {' or '.join(MACHINES)} is needed to make the call.",
         )
 
 
@@ -1022,6 +1035,19 @@ def check_resource(name: str) -> str:
     if short not in RESOURCES:
         raise InputError("limit", "is not a resource", repr(name)[:80], ", ".join(RESOURCES))
     return short
+
+
+def _without(
+    ranges: frozenset[tuple[int, int]], first: int, last: int
+) -> frozenset[tuple[int, int]]:
+    """Return what is left of ranges outside of another one; all ends are exclusive.
+
+    >>> sorted(_without(frozenset({(1, 5), (7, 9)}), 2, 8))
+    [(1, 2), (8, 9)]
+    """
+    below = ((start, min(end, first)) for start, end in ranges)
+    above = ((max(start, last), end) for start, end in ranges)
+    return frozenset((start, end) for start, end in (*below, *above) if start < end)
 
 
 def _prot(permissions: str) -> int:

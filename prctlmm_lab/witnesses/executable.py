@@ -5,6 +5,7 @@ Source: include/uapi/linux/elf.h, struct elf64_hdr and elf64_phdr; elf(5).
 
 from __future__ import annotations
 
+import platform
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,10 @@ from prctlmm_lab.specimen.process import PAGE
 
 _HEADER = struct.Struct("<4s2B10x2HI3QI3H")
 _PROGRAM_HEADER = struct.Struct("<2I6Q")
-_64_BIT, _LITTLE_ENDIAN, _EM_X86_64, _ET_DYN = 2, 1, 62, 3
+_64_BIT, _LITTLE_ENDIAN, _ET_DYN = 2, 1, 3
+_EM_X86_64, _EM_AARCH64 = 62, 183
+# Recorded specimens are of x86-64, wherever they are shown.
+_MACHINES = {_EM_X86_64, _EM_AARCH64 if platform.machine() == "aarch64" else _EM_X86_64}
 _PT_LOAD, _PT_INTERP, _PF_X = 1, 3, 1
 _LONGEST_NAME = 4096
 
@@ -77,7 +81,7 @@ def executable_of(snapshot: Snapshot) -> Executable | None:
     """Read the file that a process's exe link names; None if that cannot be had.
 
     The process must still live. Of a recorded one only the specimen's own program is at hand.
-    Programs of other machines than x86-64 are not read.
+    Programs of other machines than this one and x86-64 are not read.
 
     Equivalent: `readelf -hlW /proc/PID/exe`.
 
@@ -106,7 +110,7 @@ def read_executable(file: BinaryIO) -> Executable | None:
     if len(data) < _HEADER.size or data[:4] != b"\x7fELF":
         raise NoExecutable("it has no ELF header")
     _, bits, order, kind, machine, _, entry, offset, _, _, _, size, count = _HEADER.unpack(data)
-    if (bits, order, machine) != (_64_BIT, _LITTLE_ENDIAN, _EM_X86_64):
+    if (bits, order) != (_64_BIT, _LITTLE_ENDIAN) or machine not in _MACHINES:
         return None
     segments, interpreter = [], ""
     if size == _PROGRAM_HEADER.size:

@@ -11,6 +11,7 @@ Source: fs/binfmt_elf.c, load_elf_binary() and create_elf_tables(); fs/exec.c, s
 from __future__ import annotations
 
 import os
+import platform
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -203,8 +204,8 @@ def _segments(evidence: Evidence) -> Iterator[Pair]:
 
 
 _GAP = 1 << 30
-"""The heap of a program begins at most this far behind it: arch_randomize_brk(), x86 since v6.9."""
-_OWN_HEAP = 0x555555554000
+"""The heap begins at most this far behind the program: arch_randomize_brk(), x86 from v6.9."""
+_OWN_HEAP = {"x86_64": 0x555555554000, "aarch64": 0xAAAAAAAAA000}
 """Where the kernel puts the heap of a program without a loader, if it may: ELF_ET_DYN_BASE."""
 
 
@@ -215,7 +216,8 @@ def _heap_place(evidence: Evidence) -> Iterator[Pair]:
     end = moved + max(s.start + s.memory_size for s in program.segments)
     starts = [end]
     if program.is_relocatable and not program.interpreter:
-        starts.append(_OWN_HEAP)
+        is_here = evidence.snapshot.beside is None  # recorded specimens are of x86-64
+        starts.append(_OWN_HEAP.get(platform.machine() if is_here else "", _OWN_HEAP["x86_64"]))
     start_brk = evidence.noted["start_brk"]
     if not any(start <= start_brk <= start + _GAP + PAGE for start in starts):
         yield "start_brk", evidence.place(start_brk), f"the program ends at {end:#x}"

@@ -211,6 +211,17 @@ def test_a_formula_comes_to(text: str, value: int) -> None:
     assert evaluate(text, NAMES.get, "") == value
 
 
+@pytest.mark.parametrize("page", [1 << 12, 1 << 14, 1 << 16])
+def test_a_page_is_what_the_name_says(page: int) -> None:
+    names = {"page": page, "brk": 3 * page + 1}
+    assert evaluate("page_up(brk)", names.get, "") == 4 * page
+    assert evaluate("page_down(brk)", names.get, "") == 3 * page
+
+
+def test_without_the_name_a_page_has_4096_bytes() -> None:
+    assert evaluate("page_up(brk)", {"brk": 1}.get, "") == 4096
+
+
 @pytest.mark.parametrize("number", [0, -1, 1 << 64, (1 << 80) - 1, -(1 << 80) + 1])
 def test_a_number_stands_for_itself(number: int) -> None:
     assert evaluate(number, NAMES.get, "") == number

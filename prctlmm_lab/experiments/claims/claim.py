@@ -52,6 +52,8 @@ class History:
     """How it is known, from the surest on: run, source, mail, recalled."""
     note: str = ""
     """What else there is to say of it, in a sentence or two."""
+    machine: str = ""
+    """The only one with a specimen on which it was ever true, as `uname -m` says it; "": all."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stable", MappingProxyType(dict(self.stable)))
@@ -238,6 +240,8 @@ def expected_on(claim: Claim, facts: Facts) -> Verdict | None:
         return None
     release = Release(*(int(number or 0) for number in found.groups()))
     history = claim.history
+    if history.machine not in ("", facts.machine):
+        return Verdict.FAILS
     turns = [turn for turn in (history.since, history.until) if turn is not None]
     later = release.series in history.stable or any(release < turn for turn in turns)
     if release.stable == 0 and later:

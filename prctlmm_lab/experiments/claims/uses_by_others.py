@@ -224,7 +224,8 @@ CLAIMS: tuple[Claim, ...] = (
         History(until=Release(6, 9), commits=("f606b77f1a9e", "3c6539b4c177"),
                 known=(RUN, SOURCE, MAIL),
                 note="At execve(), from the new program's own; so a call could never move it. It "
-                     "was true of x86-64, and is still of s390."),
+                     "was true of x86-64, and is still of s390.",
+                machine="x86_64"),
         test=_vdso,
         documented="arch/x86/entry/vdso, vdso_addr() up to v6.8",
     ),

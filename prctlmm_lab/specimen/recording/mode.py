@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from prctlmm_lab.errors import LabError
+from prctlmm_lab.specimen.build import MACHINES
 
 if TYPE_CHECKING:
     from prctlmm_lab.specimen.process import Specimen
@@ -82,7 +83,7 @@ def why() -> str:
 
 def why_not_live() -> str:
     """Return why the real call cannot be made here, or "" if it can."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
+    if sys.platform != "linux" or platform.machine() not in MACHINES:
         return f"there is no specimen for {sys.platform} on {platform.machine()}"
     from prctlmm_lab.kernel.rules import errno_name
     from prctlmm_lab.specimen.process import Specimen

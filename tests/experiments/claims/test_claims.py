@@ -382,6 +382,16 @@ def test_a_release_is_expected_to_do_what_the_history_says(
     assert expected_on(CLAIM[claim], replace(FACTS, release=release)) is expected
 
 
+@pytest.mark.parametrize(
+    ("machine", "expected"), [("x86_64", Verdict.HOLDS), ("aarch64", Verdict.FAILS)]
+)
+def test_what_was_true_of_one_machine_is_expected_of_no_other(
+    machine: str, expected: Verdict
+) -> None:
+    facts = replace(FACTS, release="6.1.192", machine=machine)
+    assert expected_on(CLAIM["vdso.place"], facts) is expected
+
+
 def test_a_kernel_that_contradicts_us_is_noticed() -> None:
     never = replace(CLAIM["limit.data"], history=History(since=None))
     finding = settle(never, FACTS)
