@@ -20,6 +20,7 @@ from prctlmm_lab.kernel.effects import EFFECTS, Effect
 from prctlmm_lab.kernel.releases import (
     AROUND,
     CHANGES,
+    DEVIATIONS,
     INTRODUCED,
     MAIL,
     NEWEST,
@@ -113,7 +114,9 @@ def _beginning() -> str:
 
 def _all_changes() -> list[tuple[Change, bool]]:
     """Return every change, the earlier first, and whether it is one around the call."""
-    both = [(change, False) for change in CHANGES] + [(change, True) for change in AROUND]
+    both = [(change, False) for change in CHANGES] + [
+        (change, True) for change in (*AROUND, *DEVIATIONS)
+    ]
     return sorted(both, key=lambda pair: pair[0].first)
 
 

@@ -14,7 +14,7 @@ from prctlmm_lab.errors import InputError
 from prctlmm_lab.experiments.comparison import Difference, Findings, findings
 from prctlmm_lab.experiments.record import LIVE, Privilege, Record
 from prctlmm_lab.kernel.facts import Facts
-from prctlmm_lab.kernel.releases import CHANGES, Change, read_release
+from prctlmm_lab.kernel.releases import CHANGES, DEVIATIONS, Change, read_release
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,27 @@ def _lies_between(change: Change, ours: object, theirs: object) -> bool:
     return bool(min(ours, theirs) < change.since <= max(ours, theirs))
 
 
+def _old_vector(first: Side, second: Side, subjects: _Subjects) -> Iterator[Cause]:
+    """Look at what the operation for the vector alone leaves of the old one: no rule, no effect."""
+    ours, theirs = first.facts.auxv_tail_kept, second.facts.auxv_tail_kept
+    if ours != theirs and not subjects.is_verdict and subjects.ids == {"auxv"}:
+        change = next(change for change in CHANGES if change.fact == "auxv_tail_kept")
+        taken = ", ".join(f"v{series}.{number}" for series, number in change.stable.items())
+        yield Cause(f"{change.what.rstrip('.')} [auxv_tail_kept: {_text(ours)} / {_text(theirs)}]",
+                    f"{_source(change)}; taken over by {taken}")  # fmt: skip
+
+
+def _one_series(first: Side, second: Side, subjects: _Subjects) -> Iterator[Cause]:
+    """Look for what one series of stable kernels does, and no release."""
+    for change in DEVIATIONS:
+        ours, theirs = getattr(first.facts, change.fact), getattr(second.facts, change.fact)
+        if ours != theirs and subjects.ids & {*change.subjects}:
+            (series,) = change.stable
+            what = change.what.rstrip(".").split(". ")[-1]
+            yield Cause(f"{what} [{change.fact}: {_text(ours)} / {_text(theirs)}]",
+                        f"{change.commits[0]}, as v{series} took it over")  # fmt: skip
+
+
 def _capability(first: Side, second: Side, subjects: _Subjects) -> Iterator[Cause]:
     ours, theirs = first.privilege, second.privilege
     allowed = (ours.capabilities, ours.own_user_namespace) != (
@@ -195,8 +216,8 @@ def _another_lab(first: Side, second: Side, subjects: _Subjects) -> Iterator[Cau
 
 
 _LOOKS: tuple[Look, ...] = (
-    _interruption, _missing_option, _bounds, _overlayfs, _kernel_variant, _capability, _release,
-    _machine, _no_call, _another_lab,
+    _interruption, _missing_option, _bounds, _overlayfs, _kernel_variant, _old_vector, _one_series,
+    _capability, _release, _machine, _no_call, _another_lab,
 )  # fmt: skip
 
 

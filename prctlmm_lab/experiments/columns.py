@@ -6,6 +6,10 @@ A table is a numpy structured array of `MAP_TYPE`, laid out as the kernel reads 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,10 +80,32 @@ def _auxv_readable(specimen: Specimen, columns: Any) -> Any:
     pairs = np.stack([columns.auxv[rows], columns.auxv_size[rows].astype(np.uint64)], axis=1)
     kinds, which = np.unique(pairs, axis=0, return_inverse=True)
     _check_count("auxv and auxv_size", len(kinds))
-    answers = [is_readable(specimen, address, size) for address, size in kinds.tolist()]
+    answers: list[bool] = []
+    for address, of_address in groupby(kinds.tolist(), key=itemgetter(0)):
+        sizes = [size for _, size in of_address]
+        count = _how_many(sizes, partial(is_readable, specimen, address))
+        answers += [True] * count + [False] * (len(sizes) - count)
     readable = np.ones(columns.auxv.size, bool)
     readable[rows] = np.array(answers)[which]
     return readable
+
+
+def _how_many(sizes: Sequence[int], holds: Callable[[int], bool]) -> int:
+    """Return for how many of ascending sizes something holds, asking for few of them.
+
+    What does not hold for a size does not hold for a larger one.
+
+    >>> _how_many([1, 2, 4, 8, 16], lambda size: size < 5)
+    3
+    """
+    low, high, asked = 0, len(sizes), 0
+    while low < high:
+        if holds(sizes[asked]):
+            low = asked + 1
+        else:
+            high = asked
+        asked = (low + high) // 2
+    return low
 
 
 def _exe_columns(specimen: Specimen, columns: Any) -> dict[str, Any]:

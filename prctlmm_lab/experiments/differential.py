@@ -9,10 +9,11 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -53,10 +54,11 @@ from prctlmm_lab.kernel.model import Model, specification
 from prctlmm_lab.kernel.procfs import Snapshot, Vma, parse_maps, read_whole
 from prctlmm_lab.kernel.rules import (
     ACCEPTED,
+    Rule,
     Situation,
     decide,
     errno_name,
-    explain,
+    first_broken,
     predict,
     rules_of,
 )
@@ -68,8 +70,9 @@ from prctlmm_lab.specimen.situation import link_of, memory_of, situation_of
 LARGEST_BATCH = 50_000
 SINGLE_CALLS = 24
 """Calls of a batch that are made one by one, with another size, pointer or fifth argument."""
-WATCHED_MAPS = 100
-"""Maps that are made up for one visit to a place, of which most are accepted."""
+FEWEST_WATCHED, MOST_WATCHED = 100, 400
+"""Maps that are made up for one visit to a place, of which about half are accepted. What decides
+over them is asked once for each visit: the more, the cheaper."""
 MOST_EXAMPLES = 5
 """Different disagreements that are kept as recipes; all are counted."""
 MOST_SHRUNK = 8
@@ -203,14 +206,16 @@ def fuzz(
     seconds: float | None = None,
     seed: int | None = None,
     effects: bool = False,
+    first: int = 0,
     model: Model | None = None,
     on_progress: Progress | None = None,
 ) -> Tally:
     """Hold a model against the kernel, by default our specification, and return the tally.
 
     It ends after `calls` calls (with `effects`: accepted maps whose whole effect was compared), or
-    after `seconds`. The same seed makes the same maps, but for where the kernel places memory. A
-    KeyboardInterrupt ends it too, with the tally so far.
+    after `seconds`. The same seed makes the same maps, but for where the kernel places memory. It
+    goes from place to place (every scenario under one limit, then under the next) and passes over
+    the first `first` of them. A KeyboardInterrupt ends it too, with the tally so far.
 
     >>> fuzz(2000, seed=1).disagreements
     0
@@ -230,7 +235,7 @@ def fuzz(
     tally.origin = PREDICTED if mode.is_recorded() else LIVE
     started = time.monotonic()
     try:
-        for compared in _compared(tested, facts, tally, effects=effects, calls=calls):
+        for compared in _compared(tested, facts, tally, effects, calls, first):
             tally.seconds = time.monotonic() - started
             if on_progress is not None:
                 on_progress(tally)
@@ -261,17 +266,17 @@ def new_seed() -> int:
 
 
 def _compared(
-    model: Model, facts: Facts, tally: Tally, *, effects: bool, calls: int
+    model: Model, facts: Facts, tally: Tally, effects: bool, calls: int, first: int
 ) -> Iterator[int]:
     """Compare calls and yield how many have been, now and then."""
     if effects:
-        for number, watch in enumerate(watched(tally), 1):
+        for number, watch in enumerate(watched(tally, first, calls // 6), 1):
             _compare_watched(watch, model, facts, tally)
             if number % 50 == 0 or tally.watched >= calls:
                 yield tally.watched
     else:
         size = max(100, min(LARGEST_BATCH, calls // places_in_a_round()))
-        for batch in batches(tally, size):
+        for batch in batches(tally, size, first):
             _compare_batch(batch, model, facts, tally)
             yield tally.calls
 
@@ -294,13 +299,15 @@ def _benches(tally: Tally) -> Iterator[list[tuple[Scenario, Bench, Landmarks]]]:
 
 
 def _places(
-    standing: list[tuple[Scenario, Bench, Landmarks]], seed: int
+    standing: list[tuple[Scenario, Bench, Landmarks]], seed: int, first: int
 ) -> Iterator[tuple[Place, int, Generator]]:
-    """Go round all scenarios under one limit after the other, for ever."""
-    turn = 0
+    """Go round all scenarios under one limit after the other, for ever; pass over the first."""
+    turn, passed = 0, count()
     while standing:
         for limit, value in LIMITS.items():
             for number, (scenario, bench, marks) in enumerate(standing):
+                if next(passed) < first:
+                    continue
                 soft = min(bench.address(value, "limit"), bench.specimen.limit("DATA")[1])
                 rng = np.random.default_rng([seed, turn, number])
                 yield Place(scenario, limit, bench, marks), soft, rng
@@ -310,11 +317,11 @@ def _places(
 # ---- verdicts, in masses ----------------------------------------------------------------------
 
 
-def batches(tally: Tally, size: int) -> Iterator[Batch]:
+def batches(tally: Tally, size: int, first: int = 0) -> Iterator[Batch]:
     """Yield batches of real calls for ever; the next is made up while the kernel answers one."""
     with _benches(tally) as standing, ThreadPoolExecutor(1) as kernel:
         under_way: Callable[[], Batch] | None = None
-        for place, limit, rng in _places(standing, tally.seed):
+        for place, limit, rng in _places(standing, tally.seed, first):
             following = _begin_batch(place, limit, rng, size, kernel)
             if under_way is not None:
                 yield under_way()
@@ -333,7 +340,7 @@ def _begin_batch(
 
     def finish() -> Batch:
         errnos = answers.result()
-        singles = tuple(_singles(place, table, rng))
+        singles = tuple(_singles(place, table, situation, rng))
         specimen.set_limit("DATA", specimen.limit("DATA")[1])
         specimen.set_map(marks.own)
         return Batch(place, table, situation, errnos, singles)
@@ -346,8 +353,11 @@ SIZES = (0, 1, 100, MAP_SIZE - 1, MAP_SIZE, MAP_SIZE + 1, MAP_SIZE + 4096, 208,
 FIFTHS = (0, 0, 0, 0, 1, 4096, 1 << 32, U64)
 
 
-def _singles(place: Place, table: Table, rng: Generator) -> Iterator[Single]:
-    """Make calls one by one, whose size, pointer and fifth argument vary too."""
+def _singles(place: Place, table: Table, situation: Situation, rng: Generator) -> Iterator[Single]:
+    """Make calls one by one, whose size, pointer and fifth argument vary too.
+
+    `situation` is that of the whole table.
+    """
     specimen, regions = place.specimen, place.bench.regions
     edge = regions["arena"][1] - place.bench.facts.page_size
     pointers = (None, None, None, 0, 1, edge - MAP_SIZE, edge - MAP_SIZE + 1,
@@ -356,12 +366,14 @@ def _singles(place: Place, table: Table, rng: Generator) -> Iterator[Single]:
         size, arg5 = (int(rng.choice(np.array(values, np.uint64))) for values in (SIZES, FIFTHS))
         size = size if rng.random() < 0.5 else MAP_SIZE
         pointer = pointers[rng.integers(len(pointers))]
-        new = map_at(table, row)
         if pointer is not None and specimen.can_read(pointer, MAP_SIZE):
             new = PrctlMmMap.unpack(specimen.read(pointer, MAP_SIZE))
-        situation = situation_of(specimen, new, size=size, arg5=arg5, pointer=pointer)
+            one = situation_of(specimen, new, size=size, arg5=arg5, pointer=pointer)
+        else:
+            new, readable = map_at(table, row), pointer is None
+            one = replace(_row(situation, row), size=size, arg5=arg5, struct_readable=readable)
         errno = specimen.set_map(new, size=size, arg5=arg5, pointer=pointer)
-        yield Single(situation, errno, pointer)
+        yield Single(one, errno, pointer)
 
 
 def wrong_rows(batch: Batch, model: Model, facts: Facts) -> Any:
@@ -372,7 +384,7 @@ def wrong_rows(batch: Batch, model: Model, facts: Facts) -> Any:
 
 def wrong_singles(batch: Batch, model: Model, facts: Facts) -> list[Single]:
     """Return the single calls for which the model says something else than the kernel."""
-    return [s for s in batch.singles if explain(s.situation, facts, model.rules).errno != s.errno]
+    return [s for s in batch.singles if _said(s.situation, facts, model.rules) != s.errno]
 
 
 def _compare_batch(batch: Batch, model: Model, facts: Facts, tally: Tally) -> None:
@@ -396,19 +408,25 @@ def _compare_batch(batch: Batch, model: Model, facts: Facts, tally: Tally) -> No
     singles = wrong_singles(batch, model, facts)
     _count_wrong(tally, place, len(rows) + len(singles))
     for row in rows[:1]:
-        said = explain(_row(batch.situation, int(row)), facts, model.rules).errno
+        said = _said(_row(batch.situation, int(row)), facts, model.rules)
         answers = _verdict(said), _verdict(int(batch.errnos[row]))
         _keep(tally, place, as_recipe(place, map_at(batch.table, row)), model, answers)
     for single in singles[:1]:
-        said = explain(single.situation, facts, model.rules).errno
+        said = _said(single.situation, facts, model.rules)
         answers = _verdict(said), _verdict(single.errno)
         _keep(tally, place, single_as_recipe(place, single), model, answers)
 
 
 def _decider(situation: Situation, facts: Facts) -> str:
     """Return the id of the rule that decides over one call, or "accepted"."""
-    deciding = explain(situation, facts).deciding
-    return deciding.rule.id if deciding else "accepted"
+    deciding = first_broken(situation, facts, rules_of(facts))
+    return deciding.id if deciding else "accepted"
+
+
+def _said(situation: Situation, facts: Facts, rules: Sequence[Rule]) -> int:
+    """Return the errno that rules give for one call, 0 for accepted."""
+    deciding = first_broken(situation, facts, rules)
+    return deciding.errno_on(facts) if deciding else 0
 
 
 def _count_wrong(tally: Tally, place: Place, count: int) -> None:
@@ -524,23 +542,27 @@ def _moved(specimen: Any, request: int, model: Model, facts: Facts) -> tuple[str
 # ---- effects, one by one ----------------------------------------------------------------------
 
 
-def watched(tally: Tally) -> Iterator[Watched]:
-    """Make calls one by one for ever, looking at everything before and after each."""
+def watched(tally: Tally, first: int = 0, at_once: int = 0) -> Iterator[Watched]:
+    """Make calls one by one for ever, looking at everything before and after each.
+
+    About `at_once` maps are made up for one visit to a place, within limits.
+    """
+    size = max(FEWEST_WATCHED, min(MOST_WATCHED, at_once))
     with _benches(tally) as standing:
-        for place, limit, rng in _places(standing, tally.seed):
+        for place, limit, rng in _places(standing, tally.seed, first):
             specimen = place.specimen
             try:
                 specimen.set_limit("DATA", limit)
-                yield from _watch(place, limit, rng)
+                yield from _watch(place, limit, rng, size)
             finally:
                 if specimen.alive:
                     specimen.set_limit("DATA", specimen.limit("DATA")[1])
                     specimen.set_map(place.marks.own)
 
 
-def _watch(place: Place, limit: int, rng: Generator) -> Iterator[Watched]:
+def _watch(place: Place, limit: int, rng: Generator, size: int) -> Iterator[Watched]:
     specimen, facts = place.specimen, place.bench.facts
-    table = random_shown_maps(place.marks, place.bench, limit, WATCHED_MAPS, rng)
+    table = random_shown_maps(place.marks, place.bench, limit, size, rng)
     situation = situation_of_all(specimen, table)
     keep = predict(situation, facts, table.size) == 0
     keep |= rng.random(table.size) < 0.03  # a refusal must change nothing
@@ -633,7 +655,7 @@ class _Ground:
         """Note that a range, its end exclusive, was mapped afresh."""
         moved = frozenset(at for at in self.base.moved if not start <= at < end)
         self.specimen.moved = moved
-        self.base = replace(self.base, moved=moved)
+        self.base = replace(self.base, moved=moved, mapped=self.specimen.mapped)
 
     def bytes(self, address: int, length: int) -> bytes:
         """Return what lies in one of the known parts."""
@@ -709,7 +731,7 @@ def _without(areas: tuple[Vma, ...], others: tuple[Vma, ...]) -> Iterator[tuple[
 
 def what_differs(watch: Watched, model: Model, facts: Facts) -> tuple[str, str] | None:
     """Return what the model and the kernel say, where that is not the same."""
-    said = explain(watch.situation, facts, model.rules).errno
+    said = _said(watch.situation, facts, model.rules)
     if said != watch.errno:
         return _verdict(said), _verdict(watch.errno)
     predicted = model.shown_after(watch.before, watch.effective, watch.memory, facts)

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
+from errno import EINVAL, EPERM
 from types import MappingProxyType
 from typing import Any
 
@@ -73,6 +74,7 @@ from prctlmm_lab.specimen.process import Specimen
 from prctlmm_lab.specimen.recording.marks import weaker
 from prctlmm_lab.specimen.situation import (
     is_readable,
+    may_set_members,
     member_situation_of,
     memory_of,
     situation_of,
@@ -353,9 +355,21 @@ def predict(experiment: Experiment, bench: Bench, model: Model | None = None) ->
         raise SetupError(f"{where}: setup", problem) from None
 
 
+def _facts_for(before: Snapshot, facts: Facts) -> Facts:
+    """Return a kernel's facts for the caller that the steps have made.
+
+    A kernel without the call tells whoever has CAP_SYS_RESOURCE that there is no such operation,
+    and everybody else that it is not permitted.
+    """
+    if facts.available or facts.refusal_errno != EINVAL or may_set_members(before):
+        return facts
+    return replace(facts, refusal_errno=EPERM)
+
+
 def _predicted(experiment: Experiment, bench: Bench, model: Model, where: str) -> Prepared:
-    specimen, facts, call = bench.specimen, bench.facts, experiment.call
+    specimen, call = bench.specimen, experiment.call
     before = specimen.snapshot()
+    facts = _facts_for(before, bench.facts)
     own = bench.before = specimen.current_map()
     new = resolve_changes(dict(experiment.change), own, bench, f"{where}: change")
     size = bench.address(call.fourth, f"{where}: call.size")
@@ -389,7 +403,7 @@ def _predicted_member(
     experiment: Experiment, bench: Bench, model: Model, before: Snapshot, size: int, arg5: int
 ) -> Prepared:
     """Predict what another operation than MAP does; the model's rules are not for it."""
-    specimen, facts, call = bench.specimen, bench.facts, experiment.call
+    specimen, facts, call = bench.specimen, _facts_for(before, bench.facts), experiment.call
     value = bench.address(call.value or 0, f'experiment "{experiment.id}": call.value')
     situation = member_situation_of(specimen, call.number, value, size=size, arg5=arg5)
     explanation = explain(situation, facts, rules_of(call.number, facts))

@@ -64,6 +64,7 @@ def landmarks(bench: Bench) -> Landmarks:
                 last - 16, last - 15, last - 1, last, bench.regions["closed"][0],
                 1 << 63, U64 - 15, U64]  # fmt: skip
     capacity = facts.auxv_capacity
+    growing = grows_down(bench.specimen)
     sizes = [1, 8, 15, 16, 17, 21, 32, capacity - 16, capacity - 1, capacity, capacity + 1,
              capacity + page, U32]  # fmt: skip
     return Landmarks(
@@ -72,7 +73,7 @@ def landmarks(bench: Bench) -> Landmarks:
         steps=_words([0, 0, *near, *(-distance for distance in near)]),
         vectors=np.array([*product(pointers, sizes)], np.uint64),
         descriptors=_words([*bench.descriptors.values(), CHANNEL, 0, 1 << 31, U32 - 1, U32]),
-        growing=tuple((v.end, v.start) for v in vmas if v.end in grows_down(bench.specimen)),
+        growing=tuple((v.end, v.start) for v in vmas if v.end in growing),
         lowest=facts.lowest,
         highest=facts.highest,
         page=page,
@@ -281,7 +282,7 @@ def random_requests(
     largest = last_page + memory.most_at_once
     data = sum(vma.size for vma in before.vmas if is_data(vma, memory.grows_down))
     last_data = last_page + limit // page * page - data
-    border = int(rng.choice(_words(borders)))
+    border = borders[rng.integers(len(borders))]
     places = [new.brk, new.brk, new.start_brk, room, above, above - STACK_GUARD_PAGES * page,
               marks.highest + 1, last_data, border, largest]  # fmt: skip
     steps = [0, 0, 1, -1, 2, page - 1, page, page + 1, -page, -page - 1, -2 * page,

@@ -5,7 +5,7 @@ A learner's prediction stays in the old log; what is compared is what the kernel
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from prctlmm_lab.errors import InputError, SpecimenError, SystemCallError
@@ -61,10 +61,16 @@ def recorded_experiment(record: Record) -> Experiment:
     return experiment_from(table)
 
 
-def replay(records: Iterable[Record], log: LogFile | None = None) -> Iterator[Replayed]:
+def replay(
+    records: Iterable[Record],
+    log: LogFile | None = None,
+    *,
+    on: Callable[[Experiment], Record] | None = None,
+) -> Iterator[Replayed]:
     """Run the recipe of every record on this kernel and compare.
 
     A recipe that stands in several records is run once. `log` gets the new requests and records.
+    `on` runs an experiment elsewhere, on another kernel; there is no log of it.
 
     >>> from prctlmm_lab.experiments.experiment import run
     >>> record = run(Experiment("moves", change={"end_code": "end_code + page"}))
@@ -76,12 +82,13 @@ def replay(records: Iterable[Record], log: LogFile | None = None) -> Iterator[Re
     Raises UnsupportedSystem or SpecimenStartError where no specimen can be started, InputError if
     `log` cannot be written.
     """
-    facts_here()  # what is missing here altogether is told at once
+    if on is None:
+        facts_here()  # what is missing here altogether is told at once
     done: dict[str, Side | str] = {}
     for record in records:
         key = recipe_key(record.experiment)
         if key not in done:
-            done[key] = _run(record, log)
+            done[key] = _run_elsewhere(record, on) if on else _run(record, log)
         yield _compared(record, done[key])
 
 
@@ -98,6 +105,14 @@ def _run(record: Record, log: LogFile | None) -> Side | str:
         except (InputError, SpecimenError) as error:
             return str(error)
         return Side.of(log.carry_out(prepared) if log else carry_out(prepared))
+
+
+def _run_elsewhere(record: Record, on: Callable[[Experiment], Record]) -> Side | str:
+    """Return what the recipe does on another kernel, or why it cannot be shown."""
+    try:
+        return Side.of(on(recorded_experiment(record)))
+    except (InputError, SpecimenError, SystemCallError) as error:
+        return str(error)
 
 
 def _compared(record: Record, here: Side | str) -> Replayed:

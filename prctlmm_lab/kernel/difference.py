@@ -80,12 +80,15 @@ def difference(before: Snapshot, after: Snapshot, *, counters: bool = False) -> 
 def _all_changes(before: Snapshot, after: Snapshot) -> Iterator[Change]:
     for place in ("stat", "statm", "status", "limits"):
         old, new = getattr(before, place), getattr(after, place)
-        yield from _compare(place, _fields(old), _fields(new))
+        if old != new:
+            yield from _compare(place, _fields(old), _fields(new))
     if before.brk is not None and after.brk is not None and before.brk != after.brk:
         yield Change("brk()", "", before.brk, after.brk)
-    for change in _compare("maps", _areas(before), _areas(after)):
-        yield _area_change(change)
-    yield from _compare("auxv", _vector(before), _vector(after))
+    if before.maps != after.maps:
+        for change in _compare("maps", _areas(before), _areas(after)):
+            yield _area_change(change)
+    if before.auxv != after.auxv:
+        yield from _compare("auxv", _vector(before), _vector(after))
     for place in ("cmdline", "environ", "exe"):
         old, new = getattr(before, place), getattr(after, place)
         if old != new:

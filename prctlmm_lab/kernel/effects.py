@@ -60,7 +60,8 @@ EFFECTS: tuple[Effect, ...] = (
            ("arg_start", "arg_end", "env_start", "env_end"), "arg_start, arg_end",
            "get_mm_cmdline, get_mm_proctitle",
            "anonymous memory only since v4.17 (7f7ccc2ccc2e); titles of one page since v5.3 "
-           "(d26d0cd97c88)"),
+           "(d26d0cd97c88); in v6.1 stable kernels a title ends at the gap below a stack, by a "
+           "part of v6.5 (8d7071af8907)"),
     Effect("environ", "environ shows the bytes from env_start to env_end",
            ("env_start", "env_end"), "env_start, env_end", "environ_read",
            "anonymous memory only since v4.17 (7f7ccc2ccc2e)"),
@@ -76,7 +77,8 @@ EFFECTS: tuple[Effect, ...] = (
     Effect("brk", "brk(0) answers brk", ("brk",), "brk", "brk", "since v3.18"),
     Effect("brk.grow", "brk() grows from brk on, where there is room",
            ("start_brk", "brk", "start_data", "end_data"), "brk", "brk, do_brk_flags",
-           "since v3.18"),
+           "an empty heap is an area of its own since v6.1 (2e7ce7d354f2); before, it extended "
+           "memory that ended at start_brk"),
     Effect("brk.shrink", "brk() moves down to start_brk and unmaps whatever lies between",
            ("start_brk", "brk"), "start_brk", "brk",
            "needs something mapped there since v6.1 (2e7ce7d354f2); before, holes were no matter"),
@@ -103,6 +105,8 @@ class Memory:
     """The ends (exclusive) of the VMAs that grow down when something below them is touched."""
     moved: frozenset[int] = frozenset()
     """The starts of VMAs that mremap() moved there with their pages: they join no neighbour."""
+    mapped: frozenset[tuple[int, int]] = frozenset()
+    """Ranges, their ends exclusive, of anonymous memory that mmap() made, and not brk()."""
     vector: bytes = b""
     """The auxv_size bytes at auxv."""
     exe_link: str = ""
@@ -286,19 +290,30 @@ class _Space:
     vmas: list[Vma]
     memory: Memory
     page: int
+    crossing_grows: bool = True
+    """What grows down also grows under a read that began in other memory."""
     grown: int = 0
     met_unknown: bool = False
     """Some of the bytes that were read are not known."""
     parts: list[tuple[int, bytes]] = field(default_factory=list)
 
     def read(self, address: int, length: int) -> bytes:
-        """Return the bytes up to the first that cannot be read.
+        """Return the bytes up to the first that cannot be read, as a loop of reads gets them.
 
         The kernel reads anonymous memory only (FOLL_ANON), and no memory without `r`.
         """
+        return self._read(address, length, crossing_grows=True)
+
+    def read_once(self, address: int, length: int) -> bytes:
+        """Return the bytes up to the first that one read (__access_remote_vm) does not get."""
+        return self._read(address, length, crossing_grows=self.crossing_grows)
+
+    def _read(self, address: int, length: int, *, crossing_grows: bool) -> bytes:
         end, stop = address, address + length
         for _ in self.vmas:
-            vma = None if end == stop else self._at(end) or self._grow(end)
+            vma = None if end == stop else self._at(end)
+            if vma is None and end != stop and (crossing_grows or end == address):
+                vma = self._grow(end)
             if vma is None or not vma.is_anonymous or vma.permissions[0] != "r":
                 break
             end = min(vma.end, stop)
@@ -313,6 +328,8 @@ class _Space:
         self.met_unknown |= any(_overlap(start, end, *self.memory.unknown))
         data = bytearray(end - start)
         for address, part in self.parts:
+            if end <= address:
+                break
             for first, last in _overlap(start, end, address, address + len(part)):
                 data[first - start : last - start] = part[first - address : last - address]
         return bytes(data)
@@ -354,6 +371,7 @@ def _space_of(before: Snapshot, memory: Memory, facts: Facts) -> _Space:
         list(before.vmas),
         memory,
         facts.page_size,
+        facts.crossing_read_grows,
         parts=sorted(memory.parts.items()),
     )
     if not isinstance(before.maps, Unreadable) and _has_all_members(before):
@@ -393,7 +411,7 @@ def _cmdline(space: _Space, new: PrctlMmMap) -> bytes:
     if last in (b"", b"\0"):
         return space.read(new.arg_start, new.arg_end - new.arg_start)
     end = new.env_end if new.env_start == new.arg_end else new.arg_end
-    text = space.read(new.arg_start, space.page)
+    text = space.read_once(new.arg_start, space.page)
     zero = text.find(b"\0")
     title = text if zero < 0 else text[: zero + 1]
     return title[: end - new.arg_start]
@@ -459,7 +477,7 @@ def _moved(
     if request < own.start_brk or need > limit:
         return None
     old, new = page_end(own.brk, facts), page_end(request, facts)
-    joins = any(_joins(vma, old, own, memory) for vma in vmas)
+    joins = any(_joins(vma, old, own, memory, facts) for vma in vmas)
     return _moved_pages(vmas, old, new, memory, facts, limit, joins=joins)
 
 
@@ -514,15 +532,16 @@ def _first_use(vma: Vma, memory: Memory, facts: Facts) -> int:
     return vma.start - gap
 
 
-def _joins(vma: Vma, old: int, own: PrctlMmMap, memory: Memory) -> bool:
+def _joins(vma: Vma, old: int, own: PrctlMmMap, memory: Memory, facts: Facts) -> bool:
     """Tell whether new pages of the heap become a part of the VMA that ends there."""
     return (
         vma.end == old
-        and vma.end > own.start_brk
+        and (vma.end > own.start_brk or facts.hole_shrinks)
         and vma.is_anonymous
         and vma.permissions == "rw-p"
         and vma.end not in memory.grows_down
         and vma.start not in memory.moved
+        and (facts.mapped_memory_joins or not any(s < old <= e for s, e in memory.mapped))
     )
 
 

@@ -52,7 +52,11 @@ class Facts:
     code_size_clamped: bool
     """True if VmExe is never more than what is executable (since v4.16, 8526d84f8171)."""
     hole_shrinks: bool
-    """True if brk() moves down over a range in which nothing is mapped (to v6.0)."""
+    """True if brk() moves down over a range in which nothing is mapped (to v6.0, 2e7ce7d354f2).
+
+    The same change made what an empty heap grows by an area of its own; before, it extended memory
+    that ended at start_brk.
+    """
     assumed: tuple[str, ...] = ()
     """Names of facts that were not probed: they hold the newest kernels' value, or what is
     documented of a release (`prctlmm_lab.kernel.releases`)."""
@@ -60,4 +64,21 @@ class Facts:
     """True if PR_SET_MM_AUXV leaves the rest of the old vector behind a short one (to 2026).
 
     Only a caller with CAP_SYS_RESOURCE can ask; for others it makes no difference.
+    """
+    mapped_memory_joins: bool = True
+    """True if brk() extends memory of mmap() that ends where the heap does.
+
+    Not on arm64 (since v5.10, 9f3419315f3c) where the processor has no memory tags: brk()'s memory
+    might be tagged all the same (VM_MTE_ALLOWED), that of mmap() not.
+    """
+    crossing_read_grows: bool = True
+    """True if a read that runs on from memory into the gap below a stack grows that stack.
+
+    In v6.1 stable kernels only a read that begins in the gap does.
+    """
+    unopened_exe_refused: bool = True
+    """True if `written_exe_refused` holds for what memfd_create() returns as for files of open().
+
+    In v6.12 stable kernels it does not: the check is skipped for a file on which fsnotify may ask
+    before its contents are read, which is settled by open() alone.
     """

@@ -13,7 +13,8 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from prctlmm_lab.errors import InputError
@@ -278,15 +279,22 @@ def parse_status(text: bytes) -> dict[str, str]:
     >>> parse_status(b"Name:\ta\\nb\nVmExe:\t       4 kB\n")
     {'Name': 'a\nb', 'VmExe': '4 kB'}
     """
-    fields: dict[str, str] = {}
-    for line in text.split(b"\n"):
-        name, colon, value = line.partition(b":")
-        if colon:
-            fields[os.fsdecode(name)] = os.fsdecode(value.strip(b" \t"))
+    fields = dict(map(_field, filter(_has_colon, text.split(b"\n"))))
     if "Name" in fields:
         unescaped = re.sub(rb"\\(n|\\)", _unescape, text.partition(b"\n")[0])
         fields["Name"] = os.fsdecode(unescaped[len(b"Name:\t") :])
     return fields
+
+
+def _has_colon(line: bytes) -> bool:
+    return b":" in line
+
+
+@lru_cache(4096)
+def _field(line: bytes) -> tuple[str, str]:
+    """Parse a line of status or smaps; most lines are the same the next time."""
+    name, _, value = line.partition(b":")
+    return os.fsdecode(name), os.fsdecode(value.strip(b" \t"))
 
 
 def _unescape(match: re.Match[bytes]) -> bytes:
@@ -318,6 +326,18 @@ def parse_vma(line: bytes, identify: Identify | None = None) -> Vma:
 
     Raises ValueError for a line that is none of maps.
     """
+    vma = _parse_vma(line)
+    if identify is None or vma.label or not _is_in_doubt(line):
+        return vma
+    for candidate in _readings(_shown_name(line)):
+        if _is_same_file(identify(candidate), (*vma.device, vma.inode)):
+            return replace(vma, path=candidate, deleted=False)
+    return vma
+
+
+@lru_cache(4096)
+def _parse_vma(line: bytes) -> Vma:
+    """Parse a line, taking marks as marks; most lines are the same the next time."""
     match = _MAPS_LINE.fullmatch(line)
     if match is None:
         raise ValueError(f"not a line of maps: {line[:100]!r}")
@@ -327,19 +347,20 @@ def parse_vma(line: bytes, identify: Identify | None = None) -> Vma:
     if shown.startswith("["):
         path, label = "", shown
     elif shown:
-        path, deleted = _real_name(shown, (major, minor, inode), identify)
+        name = shown.replace("\\012", "\n")
+        path, deleted = name.removesuffix(_DELETED), name.endswith(_DELETED)
     permissions = match[3].decode()
     return Vma(start, end, permissions, offset, (major, minor), inode, path, label, deleted)
 
 
-def _real_name(shown: str, identity: Identity, identify: Identify | None) -> tuple[str, bool]:
-    marked = shown.endswith(_DELETED)
-    if identify is not None and (marked or "\\012" in shown):
-        for candidate in _readings(shown):
-            if _is_same_file(identify(candidate), identity):
-                return candidate, False
-    name = shown.replace("\\012", "\n")
-    return (name.removesuffix(_DELETED), True) if marked else (name, False)
+def _is_in_doubt(line: bytes) -> bool:
+    """Tell whether the name in a line of maps can be read in two ways."""
+    return line.endswith(b" (deleted)") or b"\\012" in line
+
+
+def _shown_name(line: bytes) -> str:
+    """Return the name that ends a line of maps, as it is written there."""
+    return os.fsdecode(line.split(None, 5)[5])
 
 
 def _readings(shown: str) -> Iterable[str]:
@@ -349,13 +370,13 @@ def _readings(shown: str) -> Iterable[str]:
 def _names_in_doubt(*texts: bytes | Unreadable | None) -> dict[str, Identity | None]:
     """Ask now which files have the names in maps and smaps that can be read in two ways."""
     shown = {
-        line.split(None, 5)[5]
+        _shown_name(line)
         for text in texts
-        if isinstance(text, bytes)
+        if isinstance(text, bytes) and (b" (deleted)" in text or b"\\012" in text)
         for line in text.split(b"\n")
-        if line.endswith(b" (deleted)") or b"\\012" in line
+        if _is_in_doubt(line)
     }
-    names = dict.fromkeys(name for each in shown for name in _readings(os.fsdecode(each)))
+    names = dict.fromkeys(name for each in shown for name in _readings(each))
     return {name: _identify(name) for name in names}
 
 
@@ -377,11 +398,11 @@ def parse_smaps(
     """Parse /proc/PID/smaps: each VMA with its fields as the kernel writes them ("4 kB")."""
     areas: list[tuple[Vma, dict[str, str]]] = []
     for line in filter(None, text.split(b"\n")):
-        if _MAPS_LINE.fullmatch(line):
-            areas.append((parse_vma(line, identify), {}))
+        if line[:1].isupper():  # a field; addresses have small letters
+            name, value = _field(line)
+            areas[-1][1][name] = value
         else:
-            name, _, value = line.partition(b":")
-            areas[-1][1][os.fsdecode(name)] = os.fsdecode(value.strip())
+            areas.append((parse_vma(line, identify), {}))
     return tuple(areas)
 
 
@@ -392,6 +413,12 @@ def parse_limits(text: bytes) -> dict[str, Limit]:
     >>> parse_limits(b"Limit Soft Limit\n" + row)["RLIMIT_DATA"]
     Limit(soft=4096, hard=None)
     """
+    return dict(_limits(text))
+
+
+@lru_cache(256)
+def _limits(text: bytes) -> Mapping[str, Limit]:
+    """Parse limits; they seldom change."""
     limits: dict[str, Limit] = {}
     for line in text.split(b"\n"):
         # The name has 25 columns; a number may fill its 20, and then one space follows it.
@@ -432,7 +459,8 @@ def read_parts(pid: int | str = "self", *, smaps: bool = False) -> Parts:
                 if name == "exe":
                     texts[name] = os.fsencode(os.readlink(name, dir_fd=directory))
                 elif name != "smaps" or smaps:
-                    texts[name] = read_whole(name, directory, most=_MOST.get(name, 0))
+                    most, at_once = _MOST.get(name, 0), name in _AT_ONCE
+                    texts[name] = read_whole(name, directory, most=most, at_once=at_once)
                 else:
                     texts[name] = None
             except OSError as error:
@@ -503,16 +531,22 @@ LONGEST_SHOWN = 1 << 24
 
 They show whatever lies between two addresses, which may be all the memory that there is."""
 _MOST = {"cmdline": LONGEST_SHOWN, "environ": LONGEST_SHOWN}
+_AT_ONCE = frozenset({"stat", "statm", "status", "limits"})
+"""Files that one read gives whole, if it asks for enough (fs/seq_file.c, single_open())."""
 
 
-def read_whole(file: str, directory: int | None = None, *, most: int = 0) -> bytes:
-    """Read a file of /proc to its end.
+def read_whole(
+    file: str, directory: int | None = None, *, most: int = 0, at_once: bool = False
+) -> bytes:
+    """Read a file of /proc to its end; with `at_once`, one that a single read gives whole.
 
     Raises OSError; EFBIG for one that is longer than `most`, if that is given.
     """
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
-        chunks, size = [], 0
+        if at_once and len(text := os.read(descriptor, READ_SIZE)) < READ_SIZE:
+            return text
+        chunks, size = ([text], len(text)) if at_once else ([], 0)
         while chunk := os.read(descriptor, READ_SIZE):
             chunks.append(chunk)
             size += len(chunk)

@@ -99,8 +99,12 @@ class Change:
         >>> [above_data.holds_on(Release(5, 10, n)) for n in (0, 68, 69)]
         [False, False, True]
         """
+        return release >= self.first or self.was_taken_over_by(release)
+
+    def was_taken_over_by(self, release: Release) -> bool:
+        """Tell whether a release is a stable one that took the change over."""
         taken = self.stable.get(release.series)
-        return release >= self.first or (taken is not None and release.stable >= taken)
+        return taken is not None and release.stable >= taken
 
 
 CHANGES: tuple[Change, ...] = (
@@ -183,8 +187,9 @@ CHANGES: tuple[Change, ...] = (
         "written_exe_refused", False, True, known=(RUN, SOURCE, MAIL),
     ),
     Change(
-        Release(6, 1), ("2e7ce7d354f2",), ("brk.shrink",),
-        "brk() does not move down over a range in which nothing is mapped.",
+        Release(6, 1), ("2e7ce7d354f2",), ("brk.shrink", "brk.grow"),
+        "brk() does not move down over a range in which nothing is mapped, and what an empty heap "
+        "grows by is an area of its own, even where memory ends at start_brk.",
         "hole_shrinks", True, False, known=(RUN, SOURCE, MAIL),
         doubt="which commit of the maple tree's series brought it follows from its title",
     ),
@@ -345,17 +350,34 @@ AROUND: tuple[Change, ...] = (
         known=(MAIL,),
         doubt="posted for v6.6 and v6.10 stable kernels too; the numbers were not looked up",
     ),
-    Change(
-        Release(6, 14), ("0357ef03c94e",), ("exe.written",),
-        "A file that fanotify watches before its contents are read is not kept from being written "
-        "while it is the exe link's.",
-        known=(SOURCE, MAIL, RECALLED),
-        doubt="the first release is remembered; v6.1.192 and v6.12.117 have it too",
-    ),
 )  # fmt: skip
 """What changed around the call, the earlier first: locks, other operations, and readers.
 
 No verdict over a map and no fact depends on these; subjects are the effects and rules nearby.
+"""
+
+DEVIATIONS: tuple[Change, ...] = (
+    Change(
+        Release(6, 5), ("8d7071af8907",), ("cmdline",),
+        "Whoever reads another process's memory grows its stack with the address space locked for "
+        "writing. In v6.1 stable kernels only a read that begins in the gap below a stack grows "
+        "it: a title that runs on into the gap ends there.",
+        "crossing_read_grows", True, False, {"6.1": 37}, known=(RUN, SOURCE, MAIL, RECALLED),
+        doubt="v6.1.192 was read and run; that it came with v6.1.37 is remembered",
+    ),
+    Change(
+        Release(6, 14), ("0357ef03c94e",), ("exe.written",),
+        "A file that fanotify watches before its contents are read is not kept from being written "
+        "while it is the exe link's. In v6.12 stable kernels, which lack a fix of v6.14, neither "
+        "is a file in memory by the descriptor that it was made with.",
+        "unopened_exe_refused", True, False, {"6.12": 117}, known=(RUN, SOURCE, MAIL, RECALLED),
+        doubt="the first release is remembered; it has 711f9b8fbe4f beside it; v6.12.117 was read "
+        "and v6.12.118 run, earlier ones may have it; in v6.1.192 it stands without effect",
+    ),
+)  # fmt: skip
+"""Changes by which one series of stable kernels differs from every release, the earlier first.
+
+What a fact holds is so in the stable kernels alone: the release had another change beside it.
 """
 
 
@@ -402,7 +424,9 @@ PROPOSALS: tuple[Proposal, ...] = (
 )
 """What was posted and is in no release, the earlier first."""
 
-DOCUMENTED: tuple[str, ...] = tuple(dict.fromkeys(c.fact for c in CHANGES if c.fact))
+DOCUMENTED: tuple[str, ...] = tuple(
+    dict.fromkeys(change.fact for change in (*CHANGES, *DEVIATIONS) if change.fact)
+)
 """The facts that depend on the release; the others depend on configuration and machine."""
 
 
@@ -469,6 +493,9 @@ def _documented_for(here: Facts) -> Iterator[str]:
 
 def _value(fact: str, release: Release) -> Any:
     """Return what the last change that the release has left of a fact."""
+    for change in DEVIATIONS:
+        if change.fact == fact:
+            return change.since if change.was_taken_over_by(release) else change.before
     changes = [change for change in CHANGES if change.fact == fact]
     held = [change.since for change in changes if change.holds_on(release)]
     return held[-1] if held else changes[0].before

@@ -38,6 +38,8 @@ class ExeFile:
     """The caller has execute permission; root needs one x bit too."""
     is_written: Any = False
     """Some process has it open for writing."""
+    was_opened: Any = True
+    """The descriptor comes from open(), and not from memfd_create()."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,12 @@ def _exe_numbers(need: str) -> Numbers:
         return f"exe_fd = {s.map.exe_fd:#x} {need}"
 
     return numbers
+
+
+def _written_numbers(s: Situation, f: Facts) -> str:
+    if s.map.exe_fd == NO_EXE or s.exe.was_opened or f.unopened_exe_refused:
+        return _exe_numbers("must not be open for writing")(s, f)
+    return f"exe_fd = {s.map.exe_fd:#x} comes from memfd_create(): this kernel does not ask then"
 
 
 def _range_rule(member: str) -> Rule:
@@ -324,9 +332,10 @@ RULES: tuple[Rule, ...] = (
         "exe.written", "exe_fd is open for writing nowhere", errno.EACCES, ("exe_fd",), 7,
         "replace_mm_exe_file, deny_write_access",
         "since v5.15 (35d7bdc86031, fe69d560b5bd), but not from v6.11 (2a010c412853) on, which "
-        "was undone in v6.13, v6.12.2 and v6.11.11 (3b832035387f)",
-        lambda s, f: s.exe.is_written == True,
-        _exe_numbers("must not be open for writing"),
+        "was undone in v6.13, v6.12.2 and v6.11.11 (3b832035387f); in v6.12 stable kernels not "
+        "for what memfd_create() returns, by a part of v6.14 (0357ef03c94e)",
+        lambda s, f: (s.exe.is_written == True) & (s.exe.was_opened | f.unopened_exe_refused),
+        _written_numbers,
         exists=lambda f: f.written_exe_refused,
     ),
 )  # fmt: skip
@@ -411,6 +420,11 @@ def explain(situation: Situation, facts: Facts, rules: Sequence[Rule] | None = N
         deciding = rule if decides else deciding
         findings.append(Finding(rule, broken, rule.numbers(situation, facts), decides))
     return Explanation(tuple(findings), deciding.errno_on(facts) if deciding else 0)
+
+
+def first_broken(situation: Situation, facts: Facts, rules: Sequence[Rule]) -> Rule | None:
+    """Return the rule that decides over one call, None for an accepted one."""
+    return next((rule for rule in rules if rule.broken(situation, facts)), None)
 
 
 def predict(

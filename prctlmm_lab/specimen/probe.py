@@ -85,15 +85,22 @@ def _facts_of_this_kernel() -> Facts:
 def probe_facts(specimen: Specimen) -> Facts:
     """Find the facts by asking a specimen, which is left with changed notes.
 
-    What cannot be asked holds the newest kernels' value and is named in `assumed`.
+    Where the kernel does not have the call, the operations for single members tell the bounds, to
+    a caller that they are permitted. What cannot be asked holds the newest kernels' value and is
+    named in `assumed`.
     """
     refusal, size = ask_map_size(specimen)
     modest = _modest(specimen.current_map())
     refusal = refusal or specimen.set_map(modest)
     assumed: list[str] = []
 
-    def probed(name: str, newest: int, ask: Callable[[], int | None]) -> int:
-        found = None if refusal else ask()
+    def probed(
+        name: str,
+        newest: int,
+        ask: Callable[[], int | None],
+        without_map: Callable[[], int | None] = lambda: None,
+    ) -> int:
+        found = without_map() if refusal else ask()
         if found is None:
             assumed.append(name)
         return newest if found is None else found
@@ -101,18 +108,36 @@ def probe_facts(specimen: Specimen) -> Facts:
     def accepts(**members: int) -> bool:
         return specimen.set_map(modest.changed(**members)) == 0
 
+    def accepts_vector(auxv: int, auxv_size: int) -> bool:
+        return accepts(auxv=auxv, auxv_size=auxv_size)
+
     start, end = modest.start_data, modest.end_data
     inside = modest.start_stack
     return Facts(
         release=platform.release(),
         machine=platform.machine(),
-        page_size=PAGE,
+        page_size=_page_size(specimen),
         available=not refusal,
         refusal_errno=refusal,
         map_size=size,
-        lowest=probed("lowest", PAGE, lambda: _furthest(accepts, inside, 0)),
-        highest=probed("highest", _TASK_SIZE - 1, lambda: _furthest(accepts, inside, U64)),
-        auxv_capacity=probed("auxv_capacity", 448, lambda: _auxv_capacity(specimen, modest)),
+        lowest=probed(
+            "lowest",
+            PAGE,
+            lambda: _furthest(accepts, inside, 0),
+            lambda: _furthest_alone(specimen, inside, 0),
+        ),
+        highest=probed(
+            "highest",
+            _TASK_SIZE - 1,
+            lambda: _furthest(accepts, inside, U64),
+            lambda: _furthest_alone(specimen, inside, U64),
+        ),
+        auxv_capacity=probed(
+            "auxv_capacity",
+            448,
+            lambda: _auxv_capacity(specimen, accepts_vector),
+            lambda: _auxv_capacity_alone(specimen),
+        ),
         empty_data_accepted=bool(
             probed("empty_data_accepted", True, lambda: accepts(start_data=end))
         ),
@@ -128,9 +153,18 @@ def probe_facts(specimen: Specimen) -> Facts:
         touching_heap_labelled=bool(probed("touching_heap_labelled", False, _touching_labelled)),
         code_size_clamped=bool(probed("code_size_clamped", True, _code_size_clamped)),
         hole_shrinks=bool(probed("hole_shrinks", False, _hole_shrinks)),
-        assumed=tuple(assumed),
         auxv_tail_kept=_auxv_tail_kept(),
+        mapped_memory_joins=bool(probed("mapped_memory_joins", True, _mapped_memory_joins)),
+        crossing_read_grows=bool(probed("crossing_read_grows", True, _crossing_read_grows)),
+        unopened_exe_refused=bool(probed("unopened_exe_refused", True, _unopened_exe_refused)),
+        assumed=tuple(assumed),
     )
+
+
+def _page_size(specimen: Specimen) -> int:
+    """Ask for the smallest alignment that munmap() accepts, low where nothing is mapped."""
+    sizes = (1 << bit for bit in range(17))
+    return next((size for size in sizes if specimen.attempt("munmap", size, 1) == 0), PAGE)
 
 
 @contextlib.contextmanager
@@ -167,15 +201,40 @@ def _furthest(accepts: Callable[..., bool], good: int, bad: int) -> int:
     return good
 
 
-def _auxv_capacity(specimen: Specimen, modest: PrctlMmMap) -> int:
+def _furthest_alone(specimen: Specimen, good: int, bad: int) -> int | None:
+    """Ask the same by the operation for start_stack, which is judged for where it lies first.
+
+    Above all that is mapped it gives EFAULT, beyond user space EINVAL.
+    """
+
+    def accepts(start_stack: int) -> bool:
+        return _alone(specimen, Operation.START_STACK, start_stack) != errno.EINVAL
+
+    is_permitted = _alone(specimen, Operation.START_STACK, good) == 0
+    return _furthest(accepts, good, bad) if is_permitted else None
+
+
+def _auxv_capacity_alone(specimen: Specimen) -> int | None:
+    """Ask the same by the operation for the vector."""
+
+    def accepts(auxv: int, auxv_size: int) -> bool:
+        return _alone(specimen, Operation.AUXV, auxv, auxv_size) == 0
+
+    return _auxv_capacity(specimen, accepts) or None
+
+
+def _alone(specimen: Specimen, operation: int, value: int, size: int = 0) -> int:
+    return -specimen.attempt("prctl", PR_SET_MM, operation, value, size, 0)
+
+
+def _auxv_capacity(specimen: Specimen, accepts: Callable[[int, int], bool]) -> int:
     """Bisect for the largest auxv_size, over memory that is surely readable."""
-    top = 16 * PAGE
+    top = 1 << 16
     memory = specimen.place(bytes(top))
     good, bad = 0, top + 1
     while bad - good > 1:
         middle = (good + bad) // 2
-        accepted = specimen.set_map(modest.changed(auxv=memory, auxv_size=middle)) == 0
-        good, bad = (middle, bad) if accepted else (good, middle)
+        good, bad = (middle, bad) if accepts(memory, middle) else (good, middle)
     return good
 
 
@@ -183,7 +242,7 @@ def _auxv_tail_kept() -> bool:
     """Give PR_SET_MM_AUXV one entry of type 1, and see whether more than that and its end stay."""
     with _modest_specimen() as specimen:
         entry = specimen.place(struct.pack("<2Q", 1, 1))
-        answer = specimen.attempt("prctl", PR_SET_MM, Operation.AUXV, entry, 16, 0)
+        answer = _alone(specimen, Operation.AUXV, entry, 16)
         auxv = specimen.snapshot().auxv
         return answer == 0 and not isinstance(auxv, Unreadable) and len(auxv) > 32
 
@@ -256,18 +315,37 @@ def _mapped_exe_refused() -> bool | None:
 
 
 def _written_exe_refused() -> bool | None:
-    """Offer a memory file that was opened again, once to read and once to write.
+    """Offer a memory file that was opened again, once to read and once to write."""
+    with _written_memory_file() as offered:
+        if offered is not None:
+            specimen, descriptor = offered
+            again = specimen.open(f"/proc/self/fd/{descriptor}")
+            return _exe_answer(specimen, again) == errno.EACCES
+    return None
 
-    The first descriptor of a memory file will not do: Linux 6.12.117 accepts it, and refuses every
-    other of the same file.
-    """
+
+def _unopened_exe_refused() -> bool | None:
+    """Offer it by the descriptor with which it was made; True where no written file is refused."""
+    with _written_memory_file() as offered:
+        if offered is not None:
+            specimen, made = offered
+            again = specimen.open(f"/proc/self/fd/{made}")
+            is_refused = _exe_answer(specimen, again) == errno.EACCES
+            return not is_refused or _exe_answer(specimen, made) == errno.EACCES
+    return None
+
+
+@contextlib.contextmanager
+def _written_memory_file() -> Iterator[tuple[Specimen, int] | None]:
+    """Give a specimen that may change its exe link, and a memory file that is open for writing."""
     with privileged_specimen() as specimen, _none_if_refused():
         if specimen is not None:
             specimen.release_executable()
-            path = f"/proc/self/fd/{specimen.memory_file('written')}"
-            specimen.open(path, os.O_RDWR)
-            return _exe_answer(specimen, specimen.open(path)) == errno.EACCES
-    return None
+            descriptor = specimen.memory_file("written")
+            specimen.open(f"/proc/self/fd/{descriptor}", os.O_RDWR)
+            yield specimen, descriptor
+            return
+    yield None
 
 
 def _exe_changes_once() -> bool | None:
@@ -307,6 +385,34 @@ def _hole_shrinks() -> bool:
         own = _modest(specimen.current_map())
         specimen.set_map(own.changed(start_brk=hole, brk=hole + 2 * PAGE))
         return specimen.brk(hole) == hole
+
+
+def _mapped_memory_joins() -> bool:
+    """Let a mapping be the heap, and ask for a page more."""
+    with _modest_specimen() as specimen:
+        start = specimen.map(4 * PAGE)
+        specimen.unmap(start + PAGE, 3 * PAGE)  # brk() asks for room for a page more
+        own = _modest(specimen.current_map())
+        specimen.set_map(own.changed(start_brk=start, brk=start + PAGE))
+        specimen.brk(start + 2 * PAGE)
+        vma = specimen.snapshot().vma_at(start + PAGE)
+        return vma is not None and vma.start == start
+
+
+def _crossing_read_grows() -> bool:
+    """Let cmdline be a title that runs on from one page into the gap below another.
+
+    Both grow down: below what grows down other memory must keep its distance (stack_guard_gap).
+    """
+    with _modest_specimen() as specimen:
+        start = specimen.map(4 * PAGE)
+        specimen.unmap(start, 4 * PAGE)
+        end = specimen.map(PAGE, at=start, grows_down=True) + PAGE
+        specimen.map(PAGE, at=start + 3 * PAGE, grows_down=True)
+        specimen.write(end - 2, b"xx")
+        title = {"arg_start": end - 2, "arg_end": end, "env_start": end, "env_end": end + 1}
+        specimen.set_map(_modest(specimen.current_map()).changed(**title))
+        return specimen.snapshot().cmdline != b"xx"
 
 
 def _none_if_refused() -> contextlib.suppress:
@@ -517,7 +623,7 @@ def _recorded_diagnosis() -> Diagnosis:
     """Say why nothing real happens here, and what is shown instead."""
     origin = store.shipped().origin
     shown = f"{origin}; what has no record is predicted, and says so"
-    remedy = "Linux on x86-64, with a kernel that lets the call pass: plain Linux, WSL2, Docker."
+    remedy = "Linux on x86-64 or arm64, with a kernel that lets the call pass: plain, WSL2, Docker."
     checks = (
         Check("PR_SET_MM_MAP", False, mode.why(), remedy, essential=True),
         Check("notebooks", True, shown),

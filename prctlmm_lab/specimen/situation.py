@@ -29,7 +29,7 @@ if sys.platform == "linux":
     import resource
 
 _O_PATH = 0o10000000
-_F_GETFL, _F_SETLEASE, _F_RDLCK, _F_UNLCK = 3, 1024, 0, 2
+_F_GETFL, _F_SETFL, _F_SETLEASE, _F_RDLCK, _F_UNLCK = 3, 4, 1024, 0, 2
 _ST_NOEXEC = 8
 _AT_EMPTY_PATH, _AT_EACCESS, _AT_EXECVE_CHECK = 0x1000, 0x200, 0x10000
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD
@@ -120,6 +120,7 @@ def memory_of(specimen: Specimen, new: PrctlMmMap, before: Snapshot) -> Memory:
             parts=parts,
             grows_down=grows_down(specimen),
             moved=specimen.moved,
+            mapped=specimen.mapped,
             vector=vector,
             exe_link=link_of(specimen, new.exe_fd),
             unknown=specimen.own_memory,
@@ -264,9 +265,7 @@ def exe_file(specimen: Specimen, descriptor: int) -> ExeFile:
         flags = specimen.attempt("fcntl", descriptor, _F_GETFL, 0)
         if flags < 0 or flags & _O_PATH:
             return ExeFile()
-        buffer = specimen.place(bytes(256))
-        specimen.syscall("fstat", descriptor, buffer)
-        (mode,) = struct.unpack_from("<I", specimen.read(buffer, 144), 24)
+        mode, _ = specimen.file_kind(descriptor)
         is_noexec = _is_noexec(specimen, descriptor)
         return ExeFile(
             is_open=True,
@@ -274,6 +273,7 @@ def exe_file(specimen: Specimen, descriptor: int) -> ExeFile:
             is_noexec=is_noexec,
             is_executable=_is_executable(specimen, descriptor, mode, is_noexec),
             is_written=stat.S_ISREG(mode) and _is_written(specimen, descriptor),
+            was_opened=_was_opened(specimen, descriptor, flags),
         )
 
 
@@ -304,6 +304,18 @@ def _is_executable(specimen: Specimen, descriptor: int, mode: int, is_noexec: bo
     flags = _AT_EMPTY_PATH | _AT_EACCESS
     answer = specimen.attempt("faccessat2", descriptor, empty, os.X_OK, flags)
     return answer == 0 if answer in (0, -errno.EACCES) else bool(mode & 0o111)  # before v5.8
+
+
+def _was_opened(specimen: Specimen, descriptor: int, flags: int) -> bool:
+    """Ask of a memory file for direct input and output, which only open() permits (since v6.6).
+
+    Source: mm/shmem.c, shmem_file_open(); fs/fcntl.c, setfl().
+    """
+    if not link_of(specimen, descriptor).startswith("/memfd:"):
+        return True
+    answer = specimen.attempt("fcntl", descriptor, _F_SETFL, flags | os.O_DIRECT)
+    specimen.attempt("fcntl", descriptor, _F_SETFL, flags)
+    return answer == 0
 
 
 def _is_written(specimen: Specimen, descriptor: int) -> bool:

@@ -16,6 +16,7 @@ from prctlmm_lab.kernel.effects import EFFECTS, Effect
 from prctlmm_lab.kernel.releases import (
     AROUND,
     CHANGES,
+    DEVIATIONS,
     INTRODUCED,
     PROPOSALS,
     Change,
@@ -25,7 +26,7 @@ from prctlmm_lab.kernel.releases import (
 from prctlmm_lab.kernel.rules import RULES, Rule
 
 TEXT = PAGE.read_text("utf-8")
-EVERY_CHANGE = (*CHANGES, *AROUND)
+EVERY_CHANGE = (*CHANGES, *AROUND, *DEVIATIONS)
 
 
 def section(title: str, text: str = TEXT) -> str:

@@ -55,7 +55,7 @@ from prctlmm_lab.kernel.model import specification
 from prctlmm_lab.kernel.procfs import Snapshot, Unreadable
 from prctlmm_lab.specimen.probe import facts_here
 from prctlmm_lab.specimen.process import Specimen
-from prctlmm_lab.specimen.situation import exe_file
+from prctlmm_lab.specimen.situation import exe_file, may_set_members
 from tests.needs import needs_root, needs_user_namespaces
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -747,3 +747,14 @@ def test_a_specimen_that_is_given_lives_on_and_one_that_is_not_ends(
     assert record.outcome.verdict == "accepted"
     assert not started[0].alive
     assert not Path(f"/proc/{started[0].pid}").exists()
+
+
+@pytest.mark.parametrize("setup", [(), (LosePrivilege(True),)], ids=["as we are", "uid 65534"])
+def test_without_the_call_the_errno_depends_on_a_capability(setup: tuple[Step, ...]) -> None:
+    """A guest with user-mode Linux answers so; here only the prediction is to be had."""
+    facts = replace(facts_here(), available=False, refusal_errno=errno.EINVAL)
+    with Specimen() as specimen:
+        prepared = prepare(Experiment("x", setup=setup), specimen, facts)
+        may = may_set_members(prepared.before)
+    assert not (may and setup)
+    assert prepared.explanation.errno == (errno.EINVAL if may else errno.EPERM)

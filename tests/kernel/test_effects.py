@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from prctlmm_lab.kernel.abi import PrctlMmMap
+from prctlmm_lab.kernel import effects
+from prctlmm_lab.kernel.abi import U64, PrctlMmMap
 from prctlmm_lab.kernel.difference import difference
 from prctlmm_lab.kernel.effects import (
     EFFECT,
@@ -155,6 +156,40 @@ def test_reading_below_the_stack_grows_it(ground: Ground) -> None:
     assert later.vma_at(ground.growing - 3 * PAGE - 1) is None
 
 
+def over_a_gap(ground: Ground) -> dict[str, int]:
+    """Return a title that runs on from a page into the gap below another, both growing down."""
+    specimen, end = ground.specimen, ground.growing - 8 * PAGE
+    specimen.map(PAGE, at=end - PAGE, grows_down=True)
+    specimen.write(end - 100, b"x" * 100)
+    return {"arg_start": end - 100, "arg_end": end - 10, "env_start": end - 10, "env_end": end + 50}
+
+
+def test_a_title_over_the_gap_below_a_stack(ground: Ground) -> None:
+    """The environment begins in memory too; its second read begins in the gap, everywhere."""
+    _, after = accepted(ground, **over_a_gap(ground))
+    grows = facts_here().crossing_read_grows
+    assert after.cmdline == b"x" * 100 + bytes(1) * grows
+    assert after.environ == b"x" * 10 + bytes(50)
+    _, later = accepted(ground)
+    assert later.vma_at(ground.growing - 8 * PAGE) is not None
+
+
+@pytest.mark.parametrize(("grows", "shown"), [(True, 101), (False, 100)])
+def test_where_a_read_that_crosses_does_not_grow_the_stack(
+    ground: Ground, grows: bool, shown: int
+) -> None:
+    specimen, new = ground.specimen, ground.own.changed(**over_a_gap(ground))
+    before, facts = specimen.snapshot(), replace(facts_here(), crossing_read_grows=grows)
+    memory = memory_of(specimen, new, before)
+    told = shown_after(before, new, memory, facts)
+    assert told.cmdline == (b"x" * 100 + bytes(1))[:shown]
+    assert told.environ == b"x" * 10 + bytes(50)
+    # Arguments that end in a zero byte are read on, part by part, and grow it all the same.
+    arguments = new.changed(arg_end=new.env_end, env_start=new.env_end)
+    told = shown_after(before, arguments, memory_of(specimen, arguments, before), facts)
+    assert told.cmdline == b"x" * 100 + bytes(50)
+
+
 def test_a_new_exe_link_is_predicted(ground: Ground) -> None:
     specimen = ground.specimen
     needs_user_namespaces()
@@ -228,7 +263,11 @@ def test_brk_unmaps_what_is_not_its_own_and_joins_what_is(ground: Ground) -> Non
     room = ground.specimen.map(8 * PAGE)
     ground.specimen.unmap(room + PAGE, 7 * PAGE)
     accepted(ground, start_brk=room + PAGE, brk=room + PAGE)
-    moved(ground, room + 2 * PAGE)  # a VMA of its own: the old one ends where the heap starts
+    # The old VMA ends where the heap starts: up to v6.0 it is extended.
+    moved(ground, room + 2 * PAGE)
+    vma = ground.specimen.snapshot().vma_at(room + PAGE)
+    assert vma is not None
+    assert (vma.start == room) == facts_here().hole_shrinks
     accepted(ground, start_brk=room, brk=room + 2 * PAGE)
     moved(ground, room + 3 * PAGE)
 
@@ -275,3 +314,14 @@ def test_code_touches_whole_pages() -> None:
 
 def test_each_effect_has_one_name() -> None:
     assert len(EFFECT) == len(EFFECTS) == 15
+
+
+def test_before_v6_1_an_empty_heap_extends_what_ends_there() -> None:
+    own = PrctlMmMap(start_brk=0x21000, brk=0x21000, start_stack=0x50000)
+    below = vma(0x20000, 0x21000)
+    for joins, count in ((True, 1), (False, 2)):
+        facts = replace(FACTS, hole_shrinks=joins)
+        moved_to = effects._moved([below], own, 0x22000, Memory(), facts, U64)
+        assert moved_to is not None
+        assert len(moved_to) == count
+        assert (moved_to[0].start, moved_to[-1].end) == (0x20000, 0x22000)

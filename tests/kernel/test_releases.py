@@ -19,6 +19,7 @@ from prctlmm_lab.kernel.facts import CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN, Fact
 from prctlmm_lab.kernel.releases import (
     AROUND,
     CHANGES,
+    DEVIATIONS,
     DOCUMENTED,
     INTRODUCED,
     MAIL,
@@ -30,6 +31,7 @@ from prctlmm_lab.kernel.releases import (
     Change,
     Release,
     facts_on,
+    following,
     read_release,
 )
 from prctlmm_lab.kernel.rules import RULE, RULES, ExeFile, Rule, Situation, explain, rules_of
@@ -164,11 +166,19 @@ VERDICTS: dict[str, tuple[Situation, dict[str, str]]] = {
             "5.4": "EFAULT auxv.readable",
         },
     ),
+    "exe that is written, and was not opened": (
+        exe(exe=replace(FILE, is_written=True, was_opened=False)),
+        {
+            "5.14.21": GONE, "5.15": WRITTEN, "6.1.192": WRITTEN, "6.11": GONE, "6.12.2": WRITTEN,
+            "6.12.117": GONE, "6.13": WRITTEN, "6.14": WRITTEN, "6.16.12": WRITTEN,
+        },
+    ),
     "exe that is written": (
         exe(exe=replace(FILE, is_written=True)),
         {
             "5.14.21": GONE, "5.15": WRITTEN, "6.10": WRITTEN, "6.11": GONE, "6.11.10": GONE,
             "6.11.11": WRITTEN, "6.12": GONE, "6.12.1": GONE, "6.12.2": WRITTEN, "6.13": WRITTEN,
+            "6.12.117": WRITTEN,
         },
     ),
     "a vector of 369 bytes": (vector(369), {"3.18": TOO_BIG, "5.13": TOO_BIG, "5.14": GONE}),
@@ -193,10 +203,25 @@ def test_a_verdict_depends_on_the_release(name: str, release: str) -> None:
     assert on(release, situation) == told[release]
 
 
+def test_what_is_not_asked_is_said() -> None:
+    situation = exe(exe=replace(FILE, is_written=True, was_opened=False))
+    told = {
+        release: next(
+            finding.numbers
+            for finding in explain(situation, facts_on(release, HERE)).findings
+            if finding.rule.id == "exe.written"
+        )
+        for release in ("6.12.117", "6.13")
+    }
+    assert told["6.12.117"].endswith("comes from memfd_create(): this kernel does not ask then")
+    assert told["6.13"].endswith("must not be open for writing")
+
+
 SHOWN: dict[str, dict[str, bool]] = {
     "code_size_clamped": {"3.18": False, "4.15": False, "4.16": True},
     "hole_shrinks": {"5.15": True, "6.0": True, "6.1": False, "6.1.192": False},
     "touching_heap_labelled": {"6.1.192": True, "6.6": True, "6.6.10": True, "6.7": False},
+    "crossing_read_grows": {"5.10": True, "6.1": True, "6.1.192": False, "6.5": True, "7.3": True},
     "auxv_tail_kept": {"5.15.135": True, "6.1.192": False, "7.2": True, "7.3": False},
 }
 
@@ -208,7 +233,15 @@ def test_what_is_shown_depends_on_the_release(fact: str) -> None:
 
 # ---- facts ----------------------------------------------------------------------------------
 
-AS_HERE = {"machine", "page_size", "map_size", "lowest", "highest", "mapped_exe_refused"}
+AS_HERE = {
+    "machine",
+    "page_size",
+    "map_size",
+    "lowest",
+    "highest",
+    "mapped_exe_refused",
+    "mapped_memory_joins",
+}
 """What depends on the machine, the configuration or the file system."""
 
 
@@ -334,12 +367,34 @@ def test_a_change_around_the_call_is_whole(change: Change) -> None:
     assert not change.fact, "what a fact holds belongs to the other table"
 
 
+@pytest.mark.parametrize("change", DEVIATIONS, ids=ids)
+def test_what_one_series_has_is_there_alone(change: Change) -> None:
+    assert all(re.fullmatch("[0-9a-f]{12}", commit) for commit in change.commits)
+    assert change.commits
+    assert set(change.subjects) <= {*RULE, *EFFECT}
+    assert RECALLED not in change.known or change.doubt
+    assert re.fullmatch(r"\S.*[^.]\.", change.what)
+    assert change.before != change.since
+    ((series, number),) = change.stable.items()
+    taken = read_release(f"{series}.{number}")
+    assert taken.stable > 0
+    assert f"In {Release(*taken[:2])} stable kernels" in change.what
+    there = {r for r in following(INTRODUCED, NEWEST) for r in (r, r._replace(stable=999))
+             if getattr(facts_on(str(r), HERE), change.fact) == change.since}  # fmt: skip
+    assert there == {taken._replace(stable=999)}
+    around = [taken, taken._replace(stable=number - 1)]
+    assert [getattr(facts_on(str(r), HERE), change.fact) for r in around] == [
+        change.since, change.before
+    ]  # fmt: skip
+
+
 def test_the_tables_have_nothing_twice() -> None:
     assert all(earlier.first <= later.first for earlier, later in pairwise(AROUND))
     assert AROUND[-1].first <= NEWEST
-    commits = [commit for change in (*CHANGES, *AROUND) for commit in change.commits]
+    every = (*CHANGES, *AROUND, *DEVIATIONS)
+    commits = [commit for change in every for commit in change.commits]
     assert len(commits) == len(set(commits))
-    whats = [change.what for change in (*CHANGES, *AROUND)]
+    whats = [change.what for change in every]
     assert len(whats) == len(set(whats))
 
 
@@ -379,7 +434,7 @@ COMMIT = re.compile(r"\b(?=[a-f]*[0-9])[0-9a-f]{10,12}\b")
 
 
 def concerning(subject: str) -> list[Change]:
-    return [change for change in CHANGES if subject in change.subjects]
+    return [change for change in (*CHANGES, *DEVIATIONS) if subject in change.subjects]
 
 
 @pytest.mark.parametrize("told", [*RULES, *EFFECT.values()], ids=lambda told: told.id)
@@ -389,6 +444,7 @@ def test_a_history_and_the_table_say_the_same(told: Rule | Effect) -> None:
         for commit in change.commits:
             assert any(commit.startswith(short) for short in commits), commit
     for short in commits:
-        (change,) = (c for c in CHANGES if any(commit.startswith(short) for commit in c.commits))
+        (change,) = (c for c in (*CHANGES, *DEVIATIONS)
+                     if any(commit.startswith(short) for commit in c.commits))  # fmt: skip
         assert told.id in change.subjects or change.first == INTRODUCED
         assert re.search(rf"{re.escape(str(change.first))}(?!\d)", told.history), change.first

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,17 @@ from typing import Any
 import pytest
 
 from prctlmm_lab.errors import SpecimenStartError
-from prctlmm_lab.kernel.abi import ADDRESSES, MAP_SIZE, PR_GET_AUXV, U64, PrctlMmMap
+from prctlmm_lab.kernel.abi import (
+    ADDRESSES,
+    MAP_SIZE,
+    PR_GET_AUXV,
+    PR_SET_MM,
+    U64,
+    Operation,
+    PrctlMmMap,
+)
 from prctlmm_lab.kernel.facts import Facts
-from prctlmm_lab.kernel.procfs import Unreadable
+from prctlmm_lab.kernel.procfs import Snapshot, Unreadable
 from prctlmm_lab.specimen import probe
 from prctlmm_lab.specimen.probe import (
     CAPABILITIES,
@@ -56,6 +66,13 @@ def test_nothing_had_to_be_assumed() -> None:
     assert (facts.available, facts.refusal_errno, facts.assumed) == (True, 0, ())
     assert (facts.release, facts.machine) == (platform.release(), platform.machine())
     assert (facts.map_size, facts.page_size) == (MAP_SIZE, resource.getpagesize())
+
+
+def test_a_page_is_what_a_mapping_of_one_byte_takes(specimen: Specimen) -> None:
+    start = specimen.map(1, permissions="---")
+    vma = specimen.snapshot().vma_at(start)
+    assert vma is not None
+    assert vma.size == facts_here().page_size
 
 
 def test_the_bounds_hold_for_every_address(specimen: Specimen) -> None:
@@ -192,6 +209,48 @@ def test_an_older_kernel_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+class KernelOf61(Specimen):
+    """A specimen whose kernel lets no title run on into the gap below a stack, as v6.1.192."""
+
+    def snapshot(self, *, smaps: bool = False) -> Snapshot:
+        shown = super().snapshot(smaps=smaps)
+        is_crossing = isinstance(shown.cmdline, bytes) and shown.cmdline.startswith(b"xx\0")
+        return replace(shown, cmdline=b"xx") if is_crossing else shown
+
+
+class KernelOf612(Specimen):
+    """A specimen whose kernel takes a file in memory as it was made, as v6.12.117."""
+
+    made = -1
+
+    def memory_file(self, name: str, contents: bytes = b"", mode: int = 0o755) -> int:
+        self.made = super().memory_file(name, contents, mode)
+        return self.made
+
+    def set_map(
+        self, new: PrctlMmMap, *, size: int = MAP_SIZE, arg5: int = 0, pointer: int | None = None
+    ) -> int:
+        answer = super().set_map(new, size=size, arg5=arg5, pointer=pointer)
+        return 0 if answer == errno.EACCES and new.exe_fd == self.made else answer
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name"),
+    [(KernelOf61, "crossing_read_grows"), (KernelOf612, "unopened_exe_refused")],
+)
+def test_what_one_stable_series_does_is_recognised(
+    kernel: type[Specimen], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs_user_namespaces()
+    here = facts_here()
+    changed: dict[str, Any] = {name: False}
+    usual = here.crossing_read_grows and here.unopened_exe_refused and here.written_exe_refused
+    skip_unless(usual, "this kernel is one of them", impossible=True)
+    monkeypatch.setattr(probe, "Specimen", kernel)
+    with kernel() as specimen:
+        assert probe_facts(specimen) == replace(here, **changed)
+
+
 class AskingKernel(Specimen):
     """A specimen whose kernel asks for a capability before it looks at the map."""
 
@@ -209,8 +268,40 @@ def test_a_kernel_that_refuses_every_map_is_no_failure() -> None:
         "lowest", "highest", "auxv_capacity", "empty_data_accepted", "heap_below_data_accepted",
         "exe_permission_errno", "exe_capabilities", "exe_permission_early", "exe_changes_once",
         "mapped_exe_refused", "written_exe_refused", "touching_heap_labelled", "code_size_clamped",
-        "hole_shrinks",
+        "hole_shrinks", "mapped_memory_joins", "crossing_read_grows", "unopened_exe_refused",
     }  # fmt: skip
+
+
+class KernelWithoutMap(Specimen):
+    """A specimen whose kernel has the operations for single members alone, and permits them."""
+
+    def set_map(
+        self, new: PrctlMmMap, *, size: int = MAP_SIZE, arg5: int = 0, pointer: int | None = None
+    ) -> int:
+        return errno.EINVAL
+
+    def attempt(self, name: str, *arguments: int) -> int:
+        if name != "prctl" or arguments[0] != PR_SET_MM:
+            return super().attempt(name, *arguments)
+        _, operation, value, size, _ = arguments
+        own = self.current_map()
+        if operation == Operation.START_STACK:
+            return -super().set_map(own.changed(start_stack=value))
+        if operation == Operation.AUXV:
+            return -super().set_map(own.changed(auxv=value, auxv_size=size))
+        return -errno.EINVAL
+
+
+def test_without_the_call_single_members_tell_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "Specimen", KernelWithoutMap)
+    with KernelWithoutMap() as specimen:
+        facts = probe_facts(specimen)
+    here = facts_here()
+    assert (facts.available, facts.refusal_errno) == (False, errno.EINVAL)
+    names = ("lowest", "highest", "auxv_capacity")
+    assert [getattr(facts, name) for name in names] == [getattr(here, name) for name in names]
+    assert not {*names} & {*facts.assumed}
+    assert len(facts.assumed) == 14
 
 
 # ---- the environment --------------------------------------------------------------------------
@@ -340,7 +431,7 @@ def test_the_doctor_says_that_the_call_is_blocked(blocked: dict[str, Any]) -> No
 def test_what_cannot_be_asked_then_is_assumed(blocked: dict[str, Any]) -> None:
     facts, here = blocked["facts"], as_data(facts_here())
     assert (facts["available"], facts["refusal_errno"]) == (False, 1)
-    assert len(facts["assumed"]) == 14
+    assert len(facts["assumed"]) == 17
     known = set(facts) - set(facts["assumed"]) - {"available", "refusal_errno", "assumed"}
     assert {name: facts[name] for name in known} == {name: here[name] for name in known}
     assert 0 < int(facts["lowest"], 16) < int(facts["highest"], 16) < U64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from prctlmm_lab.errors import SystemCallError
 from prctlmm_lab.kernel.difference import difference
 from prctlmm_lab.kernel.procfs import Unreadable
 from prctlmm_lab.kernel.rules import ExeFile
+from prctlmm_lab.specimen.probe import facts_here
 from prctlmm_lab.specimen.process import PAGE, Specimen
 from prctlmm_lab.specimen.situation import (
     exe_file,
@@ -188,6 +190,25 @@ def specimen_sees(specimen: Specimen, path: Path, is_written: bool) -> None:
     assert accepts(specimen, descriptor) == (errno.EACCES if is_written else 0)
 
 
+def test_a_file_in_memory_that_is_written(specimen: Specimen) -> None:
+    """Only the first of three descriptors comes from memfd_create()."""
+    permitted(specimen)
+    made = specimen.memory_file("written")
+    path = f"/proc/self/fd/{made}"
+    writing, reading = specimen.open(path, os.O_RDWR), specimen.open(path)
+    found = {d: exe_file(specimen, d) for d in (made, writing, reading)}
+    assert all(file.is_written for file in found.values())
+    assert not found[made].was_opened
+    facts = facts_here()
+    if tuple(map(int, re.findall(r"\d+", facts.release)[:2])) >= (6, 6):
+        assert found[writing].was_opened
+        assert found[reading].was_opened
+    for descriptor in (writing, reading):
+        assert accepts(specimen, descriptor) == (errno.EACCES if facts.written_exe_refused else 0)
+    refused = facts.written_exe_refused and facts.unopened_exe_refused
+    assert accepts(specimen, made) == (errno.EACCES if refused else 0)
+
+
 def test_a_file_in_memory_of_the_identity_before(specimen: Specimen) -> None:
     needs_root()
     descriptor = specimen.memory_file("made by root")
@@ -202,7 +223,8 @@ def test_a_file_in_memory_of_the_identity_before(specimen: Specimen) -> None:
 
 def test_asking_changes_nothing(specimen: Specimen) -> None:
     descriptors = [
-        specimen.memory_file("executable"),
+        (made := specimen.memory_file("executable")),
+        specimen.open(f"/proc/self/fd/{made}", os.O_RDWR | os.O_NONBLOCK),
         specimen.open("/"),
         specimen.open("/proc/self/stat"),
         specimen.open("/dev/null"),
