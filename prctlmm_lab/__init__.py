@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prctlmm_lab.atlas.kernels import Kernel as Kernel
     from prctlmm_lab.errors import InputError as InputError
     from prctlmm_lab.errors import LabError as LabError
     from prctlmm_lab.errors import SpecimenError as SpecimenError
@@ -51,6 +52,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "errors": "InputError LabError SpecimenError SystemCallError UnsupportedSystem",
+    "atlas.kernels": "Kernel",
     "experiments.axes": "Axis Sweep",
     "experiments.differential": "fuzz",
     "experiments.experiment": "Experiment run",

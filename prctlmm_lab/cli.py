@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from prctlmm_lab.commands import (
+    atlas,
     cheatsheet,
     claims,
     compare,
@@ -33,7 +34,8 @@ from prctlmm_lab.commands.prerequisites import forbid_recordings
 from prctlmm_lab.errors import LabError
 
 COMMANDS = (
-    doctor, explain, run, replay, compare, conformance, claims, sweep, fuzz, schema, cheatsheet, lab
+    doctor, explain, run, replay, compare, conformance, claims, sweep, fuzz, atlas, schema,
+    cheatsheet, lab,
 )  # fmt: skip
 """In the order in which --help names them."""
 

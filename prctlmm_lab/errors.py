@@ -12,6 +12,7 @@ import signal as _signal
 from typing import Any
 
 __all__ = [
+    "GuestError",
     "InputError",
     "LabError",
     "SpecimenChannelError",
@@ -138,6 +139,28 @@ class SpecimenChannelError(SpecimenError):
             f"the channel of specimen {self.pid} carried {self.received:#x} bytes that are no "
             f"answer to {self.step}; it was ended"
         )
+
+
+class GuestError(LabError):
+    """Say what became of a guest: which kernel, at which request, how, and its console's end.
+
+    `how` is a few words such as "crashed"; `console` is the tail of what its kernel printed.
+
+    >>> print(GuestError("Linux 6.1.192", "run", "crashed", "Kernel panic - not syncing"))
+    Linux 6.1.192 crashed in its guest at run; its console ended with:
+      Kernel panic - not syncing
+    """
+
+    def __init__(self, kernel: str, step: str, how: str, console: str = "") -> None:
+        super().__init__(kernel, step, how, console)
+        self.kernel, self.step, self.how, self.console = kernel, step, how, console
+
+    def __str__(self) -> str:
+        sentence = f"{self.kernel} {self.how} in its guest at {self.step}"
+        if not self.console:
+            return f"{sentence}; its console is empty"
+        lines = "".join(f"\n  {line}" for line in self.console.splitlines())
+        return f"{sentence}; its console ended with:{lines}"
 
 
 class SystemCallError(LabError, OSError):

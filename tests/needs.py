@@ -11,6 +11,7 @@ from functools import cache
 
 import pytest
 
+from prctlmm_lab.atlas.images import X86_64, Image, images, images_elsewhere, preference
 from prctlmm_lab.errors import SystemCallError
 from prctlmm_lab.specimen.process import Specimen
 from tests import ordinary_user
@@ -42,6 +43,20 @@ def needs_tool(name: str) -> str:
     skip_unless(path, f"{name} is not installed")
     assert path is not None
     return path
+
+
+def needs_guest() -> Image:
+    """Skip unless another kernel can be started; return the newest that is at hand.
+
+    What is kept by `prctlmm-lab atlas fetch` is taken, else what lies in /boot.
+    """
+    program = f"qemu-system-{X86_64}"
+    skip_unless(shutil.which(program), f"{program} is not installed", impossible=True)
+    elsewhere = (image for image in images_elsewhere() if image.machine == X86_64)
+    found = images(machine=X86_64) or sorted(elsewhere, key=preference)
+    reason = "no kernel is kept: prctlmm-lab atlas fetch"
+    skip_unless(found, reason, impossible=True)
+    return found[-1]
 
 
 def needs_user_namespaces() -> None:

@@ -471,8 +471,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "witnesses": {"errors", "words", "kernel", "specimen"},
     "experiments": {"errors", "words", "kernel", "specimen", "witnesses"},
     "restore": {"errors", "words", "kernel", "specimen", "witnesses", "experiments"},
+    "atlas": {"errors", "words", "kernel", "specimen", "witnesses", "experiments"},
 }
-MAY_IMPORT["views"] = {*MAY_IMPORT["restore"], "restore"}
+MAY_IMPORT["views"] = {*MAY_IMPORT["restore"], "restore", "atlas"}
 MAY_IMPORT["course"] = {*MAY_IMPORT["views"], "views"}
 MAY_IMPORT["commands"] = {*MAY_IMPORT["course"], "course"}
 MAY_IMPORT |= {"cli": {"errors", "commands"}, "__main__": {"cli"}}

@@ -1,0 +1,1 @@
+"""Many kernels: the same experiment on each of them."""
