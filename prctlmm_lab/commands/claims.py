@@ -67,7 +67,7 @@ def claims(options: argparse.Namespace) -> int:
     finally:
         progress.clear()
     if not options.json:
-        print(f"\n{summary(findings, facts)}", flush=True)
+        print(f"\n{wrapped(summary(findings, facts), later=0)}", flush=True)
     news = [finding.claim.id for finding in findings if finding.contradicts]
     if news:
         complain(how_to_report(news, facts))
@@ -177,19 +177,17 @@ def history_text(claim: Claim) -> str:
 
 
 def summary(findings: Sequence[Finding], facts: Facts) -> str:
-    """Return two lines: how many claims hold and whether that is what we say; where we asked."""
+    """Return one line: how many claims hold here, and whether that is what we say."""
     counts = Counter(finding.verdict.value for finding in findings)
     counted = ", ".join(
         f"{counts[word]} {text}"
-        for word, text in (("holds", f"hold{'s' * (counts['holds'] == 1)}"),
-                           ("does not hold", f"do{'es' * (counts['does not hold'] == 1)} not"),
+        for word, text in (("holds", "hold"), ("does not hold", "do not"),
                            ("cannot be shown", "cannot be shown"))
     )  # fmt: skip
-    claims = f"{len(findings)} claim{'s' * (len(findings) != 1)}"
     news = sum(finding.contradicts for finding in findings)
     return (
-        f"{claims}: {counted}; {news or 'none'} otherwise than we say\n"
-        f"Linux {facts.release} {facts.machine}, uid {os.geteuid()}"
+        f"{len(findings)} claims on Linux {facts.release} {facts.machine}, uid {os.geteuid()}: "
+        f"{counted}; {news or 'none'} otherwise than we say"
     )
 
 
