@@ -1,6 +1,7 @@
 """Measure the lab: `python -m bench [--json FILE] [NAME ...]`, from the top folder.
 
-Without names it measures everything but what must be named. Prints a table; nothing is judged.
+Without names it measures everything but the latency and the classroom. Prints a table; nothing is
+judged.
 """
 
 from __future__ import annotations
@@ -28,11 +29,10 @@ NAMES = {
     "import": "bench.importing",
     "memory": "bench.memory",
     "latency": "bench.explorer_latency",
-    "notebooks": "bench.notebooks",
     "classroom": "bench.classroom",
 }
-UNLESS_NAMED = {"latency", "notebooks", "classroom"}
-"""What needs a browser, a minute, or the machine for itself, runs only when it is named."""
+UNLESS_NAMED = {"latency", "classroom"}
+"""What needs a browser, or the machine for itself, runs only when it is named."""
 
 
 def main() -> int:

@@ -29,6 +29,7 @@ HOMES: Mapping[str, str] = {
     "10": "masses",
     "11": "own_experiment",
     "12": "claims",
+    "13": "many_kernels",
 }
 """The number of a notebook -> the module beside this one that holds its exercises."""
 
@@ -90,7 +91,7 @@ class Shown(str):
 
 
 def exercises(notebook: str) -> Mapping[str, Exercise]:
-    """Return the exercises of a notebook ("00" to "12") by their numbers ("05.2").
+    """Return the exercises of a notebook ("00" to "13") by their numbers ("05.2").
 
     Raises InputError for a notebook that has none.
     """
