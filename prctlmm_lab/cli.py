@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from prctlmm_lab.commands import (
     atlas,
     cheatsheet,
+    checkpoint,
     claims,
     compare,
     conformance,
@@ -25,6 +26,7 @@ from prctlmm_lab.commands import (
     fuzz,
     lab,
     replay,
+    restore,
     run,
     schema,
     sweep,
@@ -34,8 +36,8 @@ from prctlmm_lab.commands.prerequisites import forbid_recordings
 from prctlmm_lab.errors import LabError
 
 COMMANDS = (
-    doctor, explain, run, replay, compare, conformance, claims, sweep, fuzz, atlas, schema,
-    cheatsheet, lab,
+    doctor, explain, run, replay, compare, conformance, claims, sweep, fuzz, checkpoint,
+    restore, atlas, schema, cheatsheet, lab,
 )  # fmt: skip
 """In the order in which --help names them."""
 

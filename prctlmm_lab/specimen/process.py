@@ -49,6 +49,7 @@ from prctlmm_lab.specimen import spawn
 from prctlmm_lab.specimen.build import BUILDS, MACHINES
 from prctlmm_lab.specimen.recording import mode
 from prctlmm_lab.specimen.recording.marks import LIVE
+from prctlmm_lab.specimen.registers import Registers, read_registers, signal_frame
 from prctlmm_lab.specimen.spawn import CHANNEL, EXCHANGE, LIFELINE, check_texts
 
 PAGE: int = os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else 4096
@@ -61,7 +62,8 @@ _CARGO = 128
 _GREETING = struct.Struct("<4Q")
 _ANSWER = struct.Struct("<Qq")
 _BATCH, _GROW = U64, U64 - 1
-_SCRATCH = 1 << 16
+SCRATCH = 1 << 16
+"""Bytes below its buffer, from a page's start on, that are free for what a call reads or writes."""
 _CHUNK = 1 << 20
 _AT_A_TIME = 1 << 14
 """Maps in half a batch: what a processor's cache holds."""
@@ -227,10 +229,14 @@ class Specimen:
         if len(greeting) != _GREETING.size:
             raise SpecimenChannelError(self.pid, request.step, len(greeting))
         words: tuple[int, ...] = _GREETING.unpack(greeting)
-        _, self._buffer, self._entry, self._start_brk = words
+        _, buffer, entry, self._start_brk = words
+        self._note_places(buffer, entry)
+
+    def _note_places(self, buffer: int, entry: int) -> None:
+        self._buffer, self._entry = buffer, entry
         # What lies below the buffer on the stack is free.
-        self._scratch = (self._buffer - _SCRATCH) & -PAGE
-        self._own_end = self._buffer + _REQUEST.size + _CARGO
+        self._scratch = (buffer - SCRATCH) & -PAGE
+        self._own_end = buffer + _REQUEST.size + _CARGO
 
     def _settle(self, opening: tuple[Request, Request], heap_pages: int) -> None:
         """Take the answers to the first requests."""
@@ -441,6 +447,57 @@ class Specimen:
             return message
         return None
 
+    @property
+    def entry(self) -> int:
+        """Where the first instruction of its program lies."""
+        return self._entry
+
+    @property
+    def buffer(self) -> int:
+        """Where its requests arrive, which is where its stack pointer points."""
+        return self._buffer
+
+    @_undivided
+    def registers(self) -> Registers:
+        """Return its registers as it waits for a request; it is not asked for them.
+
+        Equivalent: `cat /proc/PID/syscall`.
+
+        Raises UnsupportedSystem where the kernel does not show them.
+        """
+        if not self.alive:
+            raise self._gone("registers()")
+        return read_registers(self.pid, syscalls.number("read", self.machine), self.deadline)
+
+    @_undivided
+    def jump(self, registers: Registers, entry: int) -> None:
+        """Load other registers as the end of a signal handler does, and go on from there.
+
+        They must be those of its program's loop as it waits for a request, wherever that program
+        lies now; `entry` is where its first instruction is. The frame of the signal that there
+        never was is written over what lies above the buffer, 1136 bytes at most. The kernel wants
+        room for the longest frame there is, 4688 bytes on arm64 (v5.10, access_ok).
+
+        Equivalent: rt_sigreturn(2), which C programs cannot call.
+
+        Raises SystemCallError with EFAULT if no frame can be written there. A specimen that finds
+        no loop where it goes dies; the next request tells.
+        """
+        frame = signal_frame(registers, self.machine)
+        self.write(self._buffer + _REQUEST.size, frame[_REQUEST.size :])
+        words = struct.unpack("<6Q", frame[2 * 8 : _REQUEST.size])
+        request = self._call("rt_sigreturn", *words)
+        try:
+            self._send(request)  # a success has no answer
+        except BaseException:
+            self._stop(request.step)
+            raise
+        self._note_places(registers.sp, entry)
+
+    def rebuilt_from(self, brk: int) -> None:
+        """Note where the heap ends, though what was asked since does not show it."""
+        self._note_brk(brk)
+
     def _members(self, step: str) -> dict[str, int]:
         """Read the ten members in its stat.
 
@@ -511,9 +568,9 @@ class Specimen:
     @_undivided
     def place(self, data: bytes) -> int:
         """Put bytes into the scratch memory below the specimen's request and return where."""
-        if len(data) > _SCRATCH:
+        if len(data) > SCRATCH:
             raise InputError("specimen", "bytes are too many for one call", hex(len(data)),
-                             f"at most {_SCRATCH:#x}")  # fmt: skip
+                             f"at most {SCRATCH:#x}")  # fmt: skip
         self.write(self._scratch, data)
         return self._scratch
 
@@ -696,8 +753,8 @@ class Specimen:
             descriptor = self.syscall("memfd_create", address, 0)
         elif descriptor < 0:
             raise SystemCallError(-descriptor, "memfd_create", (address, spawn.MFD_EXEC))
-        for start in range(0, len(contents), _SCRATCH):
-            part = contents[start : start + _SCRATCH]
+        for start in range(0, len(contents), SCRATCH):
+            part = contents[start : start + SCRATCH]
             self.syscall("write", descriptor, self.place(part), len(part))
         self.syscall("fchmod", descriptor, mode)
         return descriptor
@@ -965,6 +1022,23 @@ class Specimen:
                 return Snapshot.of(parts, brk)
             except InputError:
                 raise self._gone(step) from None
+
+    def rebuilt(self, name: str, work: Callable[[], None]) -> None:
+        """Have work make another process of it, in many steps that are known by one name.
+
+        Where a recording stands in for the kernel, nobody works: it becomes what the work of this
+        name made of a specimen like it when it was recorded.
+
+        >>> with Specimen() as specimen:
+        ...     specimen.rebuilt("a lower limit", lambda: specimen.set_limit("DATA", 1 << 20))
+        ...     specimen.limit("DATA")[0]
+        1048576
+
+        Raises SpecimenGone if it has ended before, and what `work` raises.
+        """
+        with self.undivided:
+            self._require(f"rebuilt({name!r})")
+            work()
 
     def observed(self, name: str, look: Callable[[int], str]) -> str:
         """Look at it from outside, by a function of its process number, and return what it tells.

@@ -471,7 +471,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "witnesses": {"errors", "words", "kernel", "specimen"},
     "experiments": {"errors", "words", "kernel", "specimen", "witnesses"},
     "restore": {"errors", "words", "kernel", "specimen", "witnesses", "experiments"},
-    "atlas": {"errors", "words", "kernel", "specimen", "witnesses", "experiments"},
+    "atlas": {"errors", "words", "kernel", "specimen", "witnesses", "experiments", "restore"},
 }
 MAY_IMPORT["views"] = {*MAY_IMPORT["restore"], "restore", "atlas"}
 MAY_IMPORT["course"] = {*MAY_IMPORT["views"], "views"}

@@ -417,6 +417,10 @@ class RecordedSpecimen(Specimen):
             snapshot = replace(snapshot, smaps=missing)
         return snapshot
 
+    def rebuilt(self, name: str, work: Callable[[], None]) -> None:
+        """Become what the work of this name made when it was recorded."""
+        self._act("rebuilt", {"name": name})
+
     def observed(self, name: str, look: Callable[[int], str]) -> str:
         """Return what the look of this name told when it was recorded."""
         if self._ended is not None:

@@ -185,6 +185,15 @@ class RecordingSpecimen(Specimen):
         make = super().attempt
         return int(self._recorded("attempt", asked, lambda: make(name, *arguments)))
 
+    def rebuilt(self, name: str, work: Callable[[], None]) -> None:
+        """Have work make another process of it, and note that as one call."""
+
+        def whole() -> None:
+            work()
+            self.__dict__.pop("_random", None)  # the new vector says where its random bytes are
+
+        self._recorded("rebuilt", {"name": name}, whole)
+
     def observed(self, name: str, look: Callable[[int], str]) -> str:
         """Look at it, and note what was told with another process number."""
         with self._inside():
@@ -219,7 +228,7 @@ class RecordingSpecimen(Specimen):
         if self._ended is None:
             growing = grows_down(self)
         told = self._ended is None
-        texts = self._without_secrets(snapshot, parts) if told else parts
+        texts = self.without_secrets(snapshot, parts) if told else parts
         plain = Snapshot.of(neutral(texts), snapshot.brk, beside)
         return State(
             snapshot=plain,
@@ -243,11 +252,11 @@ class RecordingSpecimen(Specimen):
             except SystemCallError:  # a file that is shorter than its mapping
                 continue
             for at in range(0, len(data), PAGE):
-                page = self._zeroed(vma.start + at, data[at : at + PAGE])
+                page = self.zeroed(vma.start + at, data[at : at + PAGE])
                 if any(page):
                     yield vma.start + at, page
 
-    def _zeroed(self, address: int, data: bytes) -> bytes:
+    def zeroed(self, address: int, data: bytes) -> bytes:
         """Return bytes of its memory without what differs from one start or request to the next."""
         kept = bytearray(data)
         for first, last in (self.own_memory, (self._random, self._random + 16)):
@@ -255,7 +264,7 @@ class RecordingSpecimen(Specimen):
             kept[start:end] = bytes(end - start)
         return bytes(kept)
 
-    def _without_secrets(self, snapshot: Snapshot, parts: Parts) -> Parts:
+    def without_secrets(self, snapshot: Snapshot, parts: Parts) -> Parts:
         """Return its files with the same zeros as its memory; both show the same bytes."""
         if not hasattr(self, "_random"):  # the first vector says where execve put random bytes
             self._random = {e.name: e.value for e in snapshot.aux_entries}["AT_RANDOM"]
@@ -263,7 +272,7 @@ class RecordingSpecimen(Specimen):
         for name, member in (("cmdline", "arg_start"), ("environ", "env_start")):
             text = texts[name]
             if isinstance(text, bytes):
-                texts[name] = self._zeroed(snapshot.members[member], text)
+                texts[name] = self.zeroed(snapshot.members[member], text)
         return Parts(parts.pid, texts, parts.names)
 
     def _kernel_pages(self, snapshot: Snapshot) -> Iterator[int]:

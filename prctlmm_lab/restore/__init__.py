@@ -1,0 +1,1 @@
+"""Checkpoint and restore of a specimen: what CRIU does for any process, small enough to read."""
