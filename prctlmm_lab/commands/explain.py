@@ -1,4 +1,7 @@
-"""prctlmm-lab explain: what the kernel, or another release, will say to a recipe, and why."""
+"""prctlmm-lab explain: what the kernel, or another release, will say to a recipe, and why.
+
+It explains CRIU's files too: an image of an address space, and the log of a failed restore.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,14 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from prctlmm_lab.commands.explain_criu import (
+    add_target,
+    explain_criu,
+    is_criu_file,
+    refuse_target,
+)
 from prctlmm_lab.commands.output import BAD_INPUT, FINE, add_json, wrapped
-from prctlmm_lab.commands.recipes import add_recipe, chosen_experiments, prepared_one_by_one
+from prctlmm_lab.commands.recipes import chosen_experiments, prepared_one_by_one
 
 if TYPE_CHECKING:
     from prctlmm_lab.experiments.experiment import Prepared
@@ -21,12 +30,17 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     """Add the command and its arguments to those of the command line."""
     parser = commands.add_parser(
-        "explain", help="what the kernel will say to a recipe, and why",
-        epilog="Example: prctlmm-lab explain data/recipes/refusals.toml --only order.code",
+        "explain", help="what the kernel will say to a recipe, and why; or why CRIU failed",
+        epilog="Example: prctlmm-lab explain data/recipes/refusals.toml --only order.code; or of "
+        "CRIU: prctlmm-lab explain restore.log, prctlmm-lab explain mm-28.img --on v5.10",
     )  # fmt: skip
     parser.add_argument("--on", action="append", metavar="RELEASE",
                         help="as documented of a release: v5.10, or 4.19,5.10.69")  # fmt: skip
-    add_recipe(parser)
+    parser.add_argument("recipe", metavar="FILE", help="a recipe, as in data/recipes; CRIU's "
+                        "mm-PID.img; or the log of criu restore -v4")  # fmt: skip
+    parser.add_argument("--only", metavar="ID", help="just this one of the recipe, or process of "
+                        "the log")  # fmt: skip
+    add_target(parser)
     add_json(parser)
     parser.set_defaults(command=explain)
 
@@ -34,6 +48,9 @@ def add(commands: Any) -> None:
 def explain(options: argparse.Namespace) -> int:
     """Do what the command says and return its exit status."""
     status, releases = FINE, _releases(options.on)
+    if is_criu_file(options.recipe):
+        return explain_criu(options, releases)
+    refuse_target(options)
     for prepared in prepared_one_by_one(chosen_experiments(options)):
         if prepared is None:
             status = BAD_INPUT
