@@ -27,6 +27,7 @@ NAMES = {
     "explanation": "bench.explanation",
     "logbook": "bench.logbook",
     "import": "bench.importing",
+    "restore": "bench.restore",
     "memory": "bench.memory",
     "latency": "bench.explorer_latency",
     "classroom": "bench.classroom",
