@@ -37,6 +37,7 @@ _HOMES = {
     "kernel.abi": "PrctlMmMap",
     "kernel.facts": "Facts",
     "kernel.procfs": "Limit",
+    "restore.equality": "Row",
     "specimen.probe": "Check Diagnosis Environment",
 }
 """The modules and their classes that may go over the line, beside the steps of experiments."""

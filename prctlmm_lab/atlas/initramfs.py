@@ -55,7 +55,9 @@ _PACKAGE_LEFT_OUT = frozenset(
     "__pycache__ _pyinstaller distutils doc f2py include testing tests".split()
 )
 _VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
-_LAYERS = ("errors", "words", "kernel", "specimen", "witnesses", "experiments", "atlas")
+_LAYERS = (
+    "errors", "words", "kernel", "specimen", "witnesses", "experiments", "restore", "atlas",
+)  # fmt: skip
 """The parts of this package that a guest needs."""
 
 Files = dict[PurePosixPath, Path]

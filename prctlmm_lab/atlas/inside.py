@@ -97,6 +97,31 @@ def _claims(say: Say, *, ids: tuple[str, ...], reads: int | None, patience: floa
     settle_all(wanted, facts_here(), on_finding=say, deadline=patience)
 
 
+def _restore(say: Say, *, files: Any) -> Any:
+    """Restore an image on this kernel, and compare the living process with it."""
+    from prctlmm_lab.errors import InputError
+    from prctlmm_lab.restore.checkpoint import checkpoint
+    from prctlmm_lab.restore.equality import equal
+    from prctlmm_lab.restore.folder import from_parts
+    from prctlmm_lab.restore.restorer import MapRefused, restore
+
+    image = from_parts(files)
+    try:
+        with restore(image) as restored:
+            return tuple(map(_of_another_machine, equal(image, checkpoint(restored))))
+    except MapRefused as refused:
+        raise InputError("restore", f"was refused: {refused}") from None
+
+
+def _of_another_machine(row: Any) -> Any:
+    """Name the reason for what another kernel, or its machine, tells otherwise of any process."""
+    from dataclasses import replace
+
+    if row.fine or not row.what.startswith(("stat ", "statm ", "status ", "maps")):
+        return row
+    return replace(row, explanation="another kernel on another machine tells it")
+
+
 def _panic(say: Say) -> None:
     """Crash the kernel, as root: the way to see what becomes of a guest then."""
     with open("/proc/sysrq-trigger", "w") as trigger:
@@ -111,6 +136,7 @@ ASKED: Mapping[str, Callable[..., Any]] = {
     "sweep": _sweep,
     "conformance": _conformance,
     "claims": _claims,
+    "restore": _restore,
     "panic": _panic,
 }
 """What a guest can be asked, by name."""

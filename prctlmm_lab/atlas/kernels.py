@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prctlmm_lab.atlas.guest import MEMORY, Guest
-from prctlmm_lab.atlas.images import UML, Image, find, image_at, upstream, user_mode_linux
+from prctlmm_lab.atlas.images import UML, find, image_at, upstream, user_mode_linux
+from prctlmm_lab.atlas.images import Image as KernelImage
 from prctlmm_lab.errors import InputError, UnsupportedSystem
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from prctlmm_lab.experiments.replay import Replayed
     from prctlmm_lab.experiments.swept import SweepResult
     from prctlmm_lab.kernel.facts import Facts
+    from prctlmm_lab.restore.equality import Row
+    from prctlmm_lab.restore.image import Image
     from prctlmm_lab.specimen.probe import Diagnosis
 
 ROOT, USER = "root", "user"
@@ -57,14 +60,14 @@ class Kernel:
 
     def __init__(
         self,
-        which: str | Path | Image,
+        which: str | Path | KernelImage,
         *,
         levels: int = 4,
         memory: int = MEMORY,
         cpus: int = 1,
         python: Interpreter | None = None,
     ) -> None:
-        self.image: Image | None = which if isinstance(which, Image) else _image(which)
+        self.image: KernelImage | None = which if isinstance(which, KernelImage) else _image(which)
         self.levels = levels
         self._options: dict[str, Any] = {
             "levels": levels, "memory": memory, "cpus": cpus, "python": python,
@@ -335,6 +338,25 @@ class Kernel:
             return replay(records)
         return replay(records, on=lambda experiment: self.run(experiment, who=who))
 
+    def restore(self, image: Image, *, who: str = "") -> tuple[Row, ...]:
+        """Restore an image on it, and return what is equal to the image and what is not.
+
+        The process ends after that.
+
+        Raises as `restore`; InputError with the rule if the kernel refuses the map, GuestError.
+        """
+        from prctlmm_lab.restore.folder import to_parts
+
+        who = self._who(who)
+        files = to_parts(image)
+        if self.is_here:
+            from prctlmm_lab.atlas.inside import ASKED
+
+            here: tuple[Row, ...] = ASKED["restore"](print, files=files)
+            return here
+        rows: tuple[Row, ...] = self._ask("restore", who, files=files)
+        return rows
+
     # ---- asking -------------------------------------------------------------------------------
 
     def _who(self, who: str) -> str:
@@ -356,7 +378,7 @@ _SLOWER = 6
 """Times as long as here may work in an emulated machine take that is judged by a deadline."""
 
 
-def _image(which: str | Path) -> Image:
+def _image(which: str | Path) -> KernelImage:
     """Return the image that is meant: a path has a slash, or is one already; "um" is UML."""
     if which == UML:
         found = user_mode_linux()

@@ -30,6 +30,7 @@ HOMES: Mapping[str, str] = {
     "11": "own_experiment",
     "12": "claims",
     "13": "many_kernels",
+    "14": "checkpoint_and_restore",
 }
 """The number of a notebook -> the module beside this one that holds its exercises."""
 

@@ -31,6 +31,7 @@ UNMARKED = re.compile(
     r"|\.recipe\(\)|check\("  # shows what the learner typed, no answer
     r"|shipped_logbooks\(\)"  # shows records of other kernels, with their names
     r"|readings_table\(\)|checks_table\(\)"  # say what is read and looked for, by whom
+    r"|comparisons\[0\]|refused_log\("  # show what CRIU once did, and on which kernel
 )
 
 
