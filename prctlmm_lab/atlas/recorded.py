@@ -19,6 +19,7 @@ from prctlmm_lab.atlas.guest import MEMORY
 from prctlmm_lab.atlas.images import Image, version_order
 from prctlmm_lab.atlas.images import series as series_of
 from prctlmm_lab.atlas.kernels import ROOT, USER, Kernel
+from prctlmm_lab.atlas.survey import atlas_folder
 from prctlmm_lab.errors import InputError, UnsupportedSystem
 from prctlmm_lab.experiments.comparison import recipe_key
 from prctlmm_lab.experiments.logbook import LogFile
@@ -178,10 +179,8 @@ def recorded_kernels(*, levels: int = 4) -> tuple[RecordedKernel, ...]:
 
 
 def records_folder() -> Path:
-    """Return where the logs of the atlas lie: in a clone, or beside the package."""
-    package = Path(__file__).parents[1]
-    folders = (package.parent / "data" / "atlas", package / "data" / "atlas")
-    return next((each for each in folders if each.is_dir()), folders[0]) / "records"
+    """Return where the logs of the atlas lie."""
+    return atlas_folder() / "records"
 
 
 @cache
